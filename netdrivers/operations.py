@@ -1,0 +1,322 @@
+"""The operations a plan is made of: small frozen values that say themselves in one line.
+
+What each does to a kernel, how it is undone and how its absence is noticed is the kernel room's
+business. Values are recorded as JSON, so names and fields are part of the store's schema.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from netdrivers.model import Result, Where
+
+Backend = Literal["nft", "iptables"]
+PolicySet = Literal["bridges", "isolated", "strict", "internal", "noicc"]
+
+
+class Operation(Struct, frozen=True, tag_field="op", omit_defaults=True):
+    """Base of all operations."""
+
+    def line(self) -> str:
+        """The operation in one line, for people."""
+        raise NotImplementedError
+
+
+class Forwarding(Operation, frozen=True, tag="forwarding"):
+    """The host forwards packets of a family (4 or 6). Stays on: others may rely on it by then."""
+
+    family: int
+
+    def line(self) -> str:
+        return f"forward IPv{self.family} on the host"
+
+
+class Sysctl(Operation, frozen=True, tag="sysctl"):
+    """A value below /proc/sys; key is slash-separated ("net/ipv4/conf/br0/route_localnet")."""
+
+    where: Where
+    key: str
+    value: str
+
+    def line(self) -> str:
+        return f"sysctl {self.key} = {self.value} in {self.where}"
+
+
+class FirewallTable(Operation, frozen=True, tag="firewall-table"):
+    """Our static rules are loaded; goes with the last network that needs them."""
+
+    backend: Backend = "nft"
+
+    def line(self) -> str:
+        return f"firewall table netdrivers ({self.backend})"
+
+
+class BridgePolicy(Operation, frozen=True, tag="bridge-policy"):
+    """A bridge is a member of one of our policy sets."""
+
+    policy: PolicySet
+    link: str
+    backend: Backend = "nft"
+
+    def line(self) -> str:
+        return f"policy {self.policy} for {self.link}"
+
+
+class Masquerade(Operation, frozen=True, tag="masquerade"):
+    """Traffic from a subnet to other places leaves with the host's address."""
+
+    subnet: str
+    backend: Backend = "nft"
+
+    def line(self) -> str:
+        return f"masquerade {self.subnet}"
+
+
+class Hairpin(Operation, frozen=True, tag="hairpin"):
+    """Published ports opened from inside the subnet are masqueraded; the rest stays untouched."""
+
+    subnet: str
+    backend: Backend = "nft"
+
+    def line(self) -> str:
+        return f"hairpin within {self.subnet}"
+
+
+class ForwardAccept(Operation, frozen=True, tag="forward-accept"):
+    """Another firewall that drops forwarded packets by default lets our bridge's pass (DOCKER-USER)."""
+
+    link: str
+
+    def line(self) -> str:
+        return f"accept {self.link} in DOCKER-USER"
+
+
+class Publish(Operation, frozen=True, tag="publish"):
+    """``count`` host ports lead to a container's. host_ip "" is every local address of the family."""
+
+    protocol: str
+    host_port: int
+    target_ip: str
+    target_port: int
+    host_ip: str = ""
+    count: int = 1
+    backend: Backend = "nft"
+
+    def line(self) -> str:
+        host = self.host_ip or ("[::]" if ":" in self.target_ip else "0.0.0.0")
+        last = f"-{self.host_port + self.count - 1}" if self.count > 1 else ""
+        target_last = f"-{self.target_port + self.count - 1}" if self.count > 1 else ""
+        return (
+            f"publish {self.protocol} {host}:{self.host_port}{last} to {self.target_ip}:{self.target_port}{target_last}"
+        )
+
+
+class AllowSource(Operation, frozen=True, tag="allow-source"):
+    """Frames that enter by a link must bear this source MAC (macspoofchk)."""
+
+    link: str
+    mac: str
+
+    def line(self) -> str:
+        return f"only source {self.mac} from {self.link}"
+
+
+class Bridge(Operation, frozen=True, tag="bridge"):
+    """A bridge on the host, up, its MAC pinned. mtu 0 leaves the kernel's; adopted bridges stay on undo."""
+
+    name: str
+    mac: str = ""
+    mtu: int = 0
+    vlan_filtering: bool = False
+    default_pvid: int = -1
+    promiscuous: bool = False
+    adopt: bool = False
+
+    def line(self) -> str:
+        extra = f" mtu {self.mtu}" if self.mtu else ""
+        return f"{'use' if self.adopt else 'create'} bridge {self.name}{extra}"
+
+
+class Veth(Operation, frozen=True, tag="veth"):
+    """A veth pair: host_name here, name in the sandbox (down until LinkUp)."""
+
+    host_name: str
+    name: str
+    mac: str
+    host_mac: str
+    mtu: int = 0
+
+    def line(self) -> str:
+        extra = f" mtu {self.mtu}" if self.mtu else ""
+        return f"veth {self.host_name} to {self.name} ({self.mac}) in sandbox{extra}"
+
+
+class BridgePort(Operation, frozen=True, tag="bridge-port"):
+    """A host link is an up port of a bridge. vlan 0 is untagged; trunk holds (first, last) ids."""
+
+    link: str
+    bridge: str
+    hairpin: bool = False
+    isolated: bool = False
+    vlan: int = 0
+    trunk: tuple[tuple[int, int], ...] = ()
+    keep_default_vlan: bool = True
+    learning: bool = True
+    neigh_suppress: bool = False
+
+    def line(self) -> str:
+        flags = "".join(
+            f" {word}"
+            for word, on in (("hairpin", self.hairpin), ("isolated", self.isolated), (f"vlan {self.vlan}", self.vlan))
+            if on
+        )
+        return f"port {self.link} of {self.bridge}{flags}"
+
+
+class Macvlan(Operation, frozen=True, tag="macvlan"):
+    """A macvlan on a parent. where: the namespace it lands in; parent_where: the parent's."""
+
+    where: Where
+    name: str
+    parent: str
+    mode: str
+    mac: str
+    mtu: int = 0
+    bcqueuelen: int = 0
+    parent_where: Where = "host"
+
+    def line(self) -> str:
+        return f"macvlan {self.name} ({self.mac}) mode {self.mode} on {self.parent} in {self.where}"
+
+
+class LinkUp(Operation, frozen=True, tag="link-up"):
+    """A link is up."""
+
+    where: Where
+    link: str
+
+    def line(self) -> str:
+        return f"up {self.link} in {self.where}"
+
+
+class InterfaceAddress(Operation, frozen=True, tag="address"):
+    """An address (CIDR) on a link; no duplicate address detection, as IPAM allocated it."""
+
+    where: Where
+    link: str
+    address: str
+    no_prefix_route: bool = False
+
+    def line(self) -> str:
+        return f"address {self.address} on {self.link} in {self.where}"
+
+
+class InterfaceRoute(Operation, frozen=True, tag="route"):
+    """A route by a link. dst is CIDR ("0.0.0.0/0" the default); via "" is on-link; zeros are unset."""
+
+    where: Where
+    link: str
+    dst: str
+    via: str = ""
+    metric: int = 0
+    mtu: int = 0
+    advmss: int = 0
+    table: int = 0
+    scope: int = -1
+    onlink: bool = False
+
+    def line(self) -> str:
+        via = f" via {self.via}" if self.via else ""
+        metric = f" metric {self.metric}" if self.metric else ""
+        table = f" table {self.table}" if self.table else ""
+        return f"route {self.dst}{via} dev {self.link}{metric}{table} in {self.where}"
+
+
+class LinkSettings(Operation, frozen=True, tag="link-settings"):
+    """Settings of an existing link in the sandbox (tuning); unset fields are left alone."""
+
+    link: str
+    mac: str = ""
+    mtu: int = 0
+    tx_queue_length: int = 0
+    promiscuous: bool | None = None
+    allmulticast: bool | None = None
+
+    def line(self) -> str:
+        parts = [f"mac {self.mac}"] if self.mac else []
+        parts += [f"mtu {self.mtu}"] if self.mtu else []
+        parts += [f"txqlen {self.tx_queue_length}"] if self.tx_queue_length else []
+        parts += [f"promisc {'on' if self.promiscuous else 'off'}"] if self.promiscuous is not None else []
+        parts += [f"allmulticast {'on' if self.allmulticast else 'off'}"] if self.allmulticast is not None else []
+        return f"set {self.link} {' '.join(parts)} in sandbox"
+
+
+class RateLimit(Operation, frozen=True, tag="rate-limit"):
+    """Token bucket on a host link's egress (towards the container). rate: bits/s, burst: bits."""
+
+    link: str
+    rate: int
+    burst: int
+
+    def line(self) -> str:
+        return f"limit {self.link} to {self.rate} bit/s (burst {self.burst} bit)"
+
+
+AnyOperation = (
+    Forwarding
+    | Sysctl
+    | FirewallTable
+    | BridgePolicy
+    | Masquerade
+    | Hairpin
+    | ForwardAccept
+    | Publish
+    | AllowSource
+    | Bridge
+    | Veth
+    | BridgePort
+    | Macvlan
+    | LinkUp
+    | InterfaceAddress
+    | InterfaceRoute
+    | LinkSettings
+    | RateLimit
+)
+"""Every operation, for the store's decoder."""
+
+
+class Plan(Struct, frozen=True):
+    """The operations of one attachment, in order, and the result that they make true."""
+
+    operations: tuple[AnyOperation, ...] = ()
+    result: Result = Result()
+
+
+class Drift(Struct, frozen=True):
+    """One difference between an operation and the kernel."""
+
+    operation: AnyOperation
+    difference: str
+
+    def line(self) -> str:
+        """The difference in one line, with the operation that it belongs to."""
+        return f"{self.operation.line()}: {self.difference}"
+
+
+Operations = tuple[AnyOperation, ...]
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Operations] = msgspec.json.Decoder(Operations)
+
+
+def encode(operations: Operations) -> bytes:
+    """The record of a list of operations, as JSON."""
+    return _encoder.encode(operations)
+
+
+def decode(record: bytes) -> Operations:
+    """The operations of a record."""
+    return _decoder.decode(record)
