@@ -1,0 +1,48 @@
+"""Parallel: 64 ADDs at the same moment on one network, then 64 DELs."""
+
+from __future__ import annotations
+
+from bench.agent import Burst
+from bench.measures.common import FULL, PORT, Run, alternate, cell
+from bench.peers.base import Attachment
+from bench.remote import worlds
+from bench.stats import Cell, Table
+
+COUNT = 64
+LIMIT_SECONDS = 120.0
+
+
+def measure(run: Run) -> list[Table]:
+    """One table: attachments each second, and distinct addresses."""
+    count = 16 if run.quick else COUNT
+    columns = ["ADD/s", "DEL/s", "distinct addresses", "failures"]
+    title = f"{count} parallel ADDs with NAT and a port, then DELs"
+    table = run.table("parallel", title, "per s", columns, base=run.base)
+    attachments = [Attachment(FULL, number, ((PORT + number, 80),)) for number in range(count)]
+    with worlds(run.able("parallel")) as (remotes, failed):
+        for key, remote in remotes.items():
+            alternate({key: remote}, 1, lambda _, r: r("hold", Attachment(FULL, 200)), failed, warm_up=0)
+        bursts = alternate(
+            remotes,
+            max(1, min(5, run.rounds // 3)),
+            lambda key, remote: _burst(run, key[0], remote("burst", attachments, LIMIT_SECONDS)),
+            failed,
+            warm_up=0,
+        )
+        for key in [*bursts, *failed]:
+            samples: list[Burst] = bursts.get(key, [])
+            reason = failed.get(key)
+            done = [len(burst.addresses) for burst in samples]
+            table.put(key[0], "ADD/s", cell([n / b.add_seconds for n, b in zip(done, samples, strict=True)], reason))
+            table.put(key[0], "DEL/s", cell([n / b.delete_seconds for n, b in zip(done, samples, strict=True)], reason))
+            table.put(key[0], "distinct addresses", cell([float(len(set(b.addresses))) for b in samples], reason))
+            failures = [text for burst in samples for text in burst.failures]
+            note = f"first: {failures[0][:80]}" if failures else ""
+            table.put(key[0], "failures", Cell(tuple(float(len(b.failures)) for b in samples), note))
+    table.notes.append("Addresses of the floor and of netavark are chosen by the caller.")
+    return [run.name_missing("parallel", table)]
+
+
+def _burst(run: Run, name: str, burst: Burst) -> Burst:
+    run.say(f"  {name}: {len(burst.addresses)} in {burst.add_seconds:.2f} s, {len(burst.failures)} failures")
+    return burst
