@@ -1,0 +1,1 @@
+"""The front ends: each engine's own form to the model and back."""
