@@ -114,6 +114,12 @@ class HostLacks(NetdriversError):
     code = "host-lacks"
 
 
+class NotAvailable(NetdriversError):
+    """An add could not be served now; every reason is named (CNI STATUS)."""
+
+    code = "not-available"
+
+
 class Busy(NetdriversError):
     """Try again later: a lock or the store was not to be had in time."""
 

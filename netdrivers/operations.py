@@ -203,12 +203,12 @@ class LinkUp(Operation, frozen=True, tag="link-up"):
 
 
 class InterfaceAddress(Operation, frozen=True, tag="address"):
-    """An address (CIDR) on a link; no duplicate address detection, as IPAM allocated it."""
+    """An address (CIDR) on a link; IPv6 duplicate address detection only if asked, as IPAM allocated it."""
 
     where: Where
     link: str
     address: str
-    no_prefix_route: bool = False
+    detect_duplicates: bool = False
 
     def line(self) -> str:
         return f"address {self.address} on {self.link} in {self.where}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -14,30 +14,33 @@ class Driver(Protocol):
     """What every driver is. No method may do I/O; the same arguments give the same answer.
 
     name: the word in a configuration's ``type``. options_type: a Struct whose fields are the
-    driver's configuration keys (used to decode, to lint and to suggest).
+    driver's configuration keys (used to decode, to lint and to suggest). owns_subnets: the
+    network's subnets are its own, so that they may not overlap others or routes of the host.
     """
 
     name: str
     options_type: type[Struct]
+    owns_subnets: bool
 
-    def validate(self, network: Network) -> None:
-        """Refuse a bad configuration with ConfigError, naming field, value and what is allowed."""
+    def needs(self, network: Network, attachment: Attachment | None) -> FactsQuery | None:
+        """The facts that planning wants: of the network (attachment None), or of an attachment; None for none."""
 
-    def needs(self, network: Network, attachment: Attachment | None) -> FactsQuery:
-        """The facts that planning wants: of the network (attachment None), or of an attachment."""
+    def settle(self, network: Network, facts: Facts) -> Network:
+        """The network with defaults taken from the host (MTU, parent, firewall), checked.
 
-    def plan_network(self, network: Network, lease: Lease | None, facts: Facts) -> Operations:
-        """What belongs to the network and not to one attachment, in order.
+        Called when a network is new or changed, after its IPAM was completed; ConfigError for a bad
+        value, HostLacks for a missing device.
+        """
 
-        lease is that of the first attachment where a foreign IPAM chooses gateways, else None.
+    def links(self, network: Network) -> tuple[str, ...]:
+        """Names of the links that the network makes on the host, whose routes are its own."""
+
+    def plan_network(self, network: Network, facts: Facts, lease: Lease | None = None) -> Operations:
+        """What belongs to the settled network and not to one attachment, in order.
+
+        lease: of an attachment whose addresses the network's configuration does not tell (static or
+        delegated IPAM); what it adds joins the network's record.
         """
 
     def plan(self, network: Network, attachment: Attachment, lease: Lease, facts: Facts) -> Plan:
-        """What one attachment needs, in order, and its result."""
-
-
-def options_of(network: Network, kind: type[Any]) -> Any:
-    """The network's options as the driver's own type; ConfigError names the offending key."""
-    from netdrivers.drivers.options import decode_options
-
-    return decode_options(network.options, kind)
+        """What one attachment needs, in order, and its result. ConfigError for what the driver cannot do."""

@@ -1,0 +1,1 @@
+"""The drivers' room: pure functions from networks and attachments to plans."""

@@ -1,0 +1,63 @@
+"""From the name of an executable to its front end, with the store and kernel of this host."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from netdrivers.frontends.cni import plugin as cni_plugin
+from netdrivers.frontends.cni.loopback import run as run_loopback
+from netdrivers.frontends.request import Request, Response
+from netdrivers.kernel.host import Kernel
+from netdrivers.lifecycle import Lifecycle
+from netdrivers.state.store import Store
+
+DEFAULT_STATE_DIR = "/run/netdrivers"
+CNI_DRIVERS = ("bridge", "host", "macvlan", "none")
+PROGRAMS = (*CNI_DRIVERS, "loopback")
+"""What netctl install writes."""
+
+_local = threading.local()
+
+
+def state_dir(env: dict[str, str] | os._Environ[str]) -> str:
+    """The state directory that an environment names."""
+    return env.get("NETDRIVERS_STATE_DIR") or DEFAULT_STATE_DIR
+
+
+def lifecycle(directory: str) -> Lifecycle:
+    """The lifecycle on a state directory; each thread keeps its connection while the file is the same."""
+    kept: tuple[str, int, Lifecycle] | None = getattr(_local, "kept", None)
+    path = f"{directory}/state.db"
+    if kept and kept[0] == directory:
+        try:
+            if os.stat(path).st_ino == kept[1]:
+                return kept[2]
+        except FileNotFoundError:
+            pass
+        kept[2].store.close()
+    made = Lifecycle(Store(directory), Kernel())
+    _local.kept = (directory, os.stat(path).st_ino, made)
+    return made
+
+
+def handle(request: Request) -> Response:
+    """Answer a call. Blocking; any thread."""
+    if request.program == "loopback":
+        return run_loopback(request)
+    try:
+        return cni_plugin.run(request, lifecycle(state_dir(request.env)), engine_of(request.env))
+    except Exception as error:
+        return cni_plugin.internal_failure(error)
+
+
+def engine_of(env: dict[str, str]) -> str:
+    """Which engine calls, as far as its environment tells; for people to read."""
+    if env.get("NETDRIVERS_ENGINE"):
+        return env["NETDRIVERS_ENGINE"]
+    args = env.get("CNI_ARGS", "")
+    if "K8S_POD_NAMESPACE=" in args:
+        return "kubernetes"
+    if "K8S_POD_NAME=" in args:
+        return "podman"
+    return "containerd" if env.get("CNI_NETNS", "").startswith("/proc/") else "cni"

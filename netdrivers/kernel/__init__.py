@@ -1,0 +1,1 @@
+"""The kernel room: the only place that touches the kernel's network state."""

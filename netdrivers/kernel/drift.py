@@ -1,0 +1,277 @@
+"""Whether the kernel still shows an operation, and in words what differs; read by pyroute2."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
+from pyroute2.netlink.exceptions import NetlinkError as PyrouteError
+
+from netdrivers.kernel import firewall, nftables, rtnl, sysctls
+from netdrivers.kernel.handlers import forward_key
+from netdrivers.kernel.namespaces import inside
+from netdrivers.kernel.session import Session
+from netdrivers.model import Where
+from netdrivers.operations import (
+    AllowSource,
+    AnyOperation,
+    Bridge,
+    BridgePolicy,
+    BridgePort,
+    FirewallTable,
+    ForwardAccept,
+    Forwarding,
+    Hairpin,
+    InterfaceAddress,
+    InterfaceRoute,
+    LinkSettings,
+    LinkUp,
+    Macvlan,
+    Masquerade,
+    Publish,
+    RateLimit,
+    Sysctl,
+    Veth,
+)
+
+_TRIES = 8
+
+
+class Reader:
+    """The kernel as pyroute2 reads it, on the host and in the sandbox; dumps are kept for one check."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._open: dict[Where, IPRoute] = {}
+        self._kept: dict[tuple[str, Where, int], list[Any]] = {}
+
+    def close(self) -> None:
+        """Close the sockets."""
+        for ipr in self._open.values():
+            ipr.close()
+
+    def _route(self, where: Where) -> IPRoute:
+        if where not in self._open:
+            if where == "sandbox":
+                with inside(self.session.sandbox_fd()):
+                    self._open[where] = IPRoute()
+            else:
+                self._open[where] = IPRoute()
+        return self._open[where]
+
+    def link(self, where: Where, name: str) -> Any | None:
+        """One link's message, None when it is not there."""
+        try:
+            return next(iter(self._route(where).link("get", ifname=name)), None)
+        except PyrouteError as error:
+            if error.code == errno.ENODEV:
+                return None
+            raise
+
+    def _dump(self, what: str, where: Where, key: int, read: Callable[[], Any]) -> list[Any]:
+        kept = self._kept.get((what, where, key))
+        if kept is None:
+            for attempt in range(_TRIES):
+                try:
+                    kept = list(read())
+                    break
+                except NetlinkDumpInterrupted:
+                    if attempt == _TRIES - 1:
+                        raise
+            assert kept is not None
+            self._kept[what, where, key] = kept
+        return kept
+
+    def addresses(self, where: Where, index: int) -> list[str]:
+        """The addresses of a link, as CIDR."""
+        found = self._dump("addresses", where, index, lambda: self._route(where).get_addr(index=index))
+        return [f"{a.get('IFA_LOCAL') or a.get('IFA_ADDRESS')}/{a['prefixlen']}" for a in found]
+
+    def routes(self, where: Where, family: int) -> list[Any]:
+        """The routes of a family (AF_INET, AF_INET6)."""
+        return self._dump("routes", where, family, lambda: self._route(where).get_routes(family=family))
+
+    def disciplines(self, index: int) -> list[Any]:
+        """The queueing disciplines of a host's link."""
+        return list(self._route("host").get_qdiscs(index=index))
+
+
+def _forwarding(operation: Forwarding, _: Reader) -> str | None:
+    return None if sysctls.read(forward_key(operation.family)) == "1" else "forwarding is off"
+
+
+def _sysctl(operation: Sysctl, reader: Reader) -> str | None:
+    fd = reader.session.sandbox_fd() if operation.where == "sandbox" else None
+    value = sysctls.read(operation.key, fd)
+    if value is not None and value.split() == operation.value.split():
+        return None
+    return "no such key" if value is None else f"is {value}"
+
+
+def _table(operation: FirewallTable, reader: Reader) -> str | None:
+    if operation.backend == "iptables":
+        return firewall.iptables_drift(operation)
+    count = nftables.rule_count(reader.session.socket("nft"))
+    if count < 0:
+        return "table missing"
+    expected = nftables.expected_rules()
+    return None if count == expected else f"holds {count} rules, not {expected}"
+
+
+def _elements(operation: Any, reader: Reader) -> str | None:
+    if getattr(operation, "backend", "nft") == "iptables":
+        return firewall.iptables_drift(operation)
+    return nftables.missing(reader.session.socket("nft"), operation)
+
+
+def _bridge(operation: Bridge, reader: Reader) -> str | None:
+    link = reader.link("host", operation.name)
+    if link is None:
+        return "link missing"
+    if link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") != "bridge":
+        return "is no bridge"
+    if not link["flags"] & rtnl.IFF_UP:
+        return "is down"
+    if operation.mac and not operation.adopt and link.get("IFLA_ADDRESS") != operation.mac:
+        return f"has MAC {link.get('IFLA_ADDRESS')}, not {operation.mac}"
+    if operation.mtu and not operation.adopt and link.get("IFLA_MTU") != operation.mtu:
+        return f"has MTU {link.get('IFLA_MTU')}, not {operation.mtu}"
+    return None
+
+
+def _in_sandbox(name: str, mac: str, kind: str, reader: Reader, where: Where = "sandbox") -> str | None:
+    link = reader.link(where, name)
+    if link is None:
+        return f"link {name} missing in {where}"
+    if link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") != kind:
+        return f"{name} is no {kind}"
+    if mac and link.get("IFLA_ADDRESS") != mac:
+        return f"{name} has MAC {link.get('IFLA_ADDRESS')}, not {mac}"
+    return None
+
+
+def _veth(operation: Veth, reader: Reader) -> str | None:
+    link = reader.link("host", operation.host_name)
+    if link is None:
+        return f"link {operation.host_name} missing on the host"
+    if operation.mtu and link.get("IFLA_MTU") != operation.mtu:
+        return f"{operation.host_name} has MTU {link.get('IFLA_MTU')}, not {operation.mtu}"
+    return _in_sandbox(operation.name, operation.mac, "veth", reader)
+
+
+def _bridge_port(operation: BridgePort, reader: Reader) -> str | None:
+    link, bridge = reader.link("host", operation.link), reader.link("host", operation.bridge)
+    if link is None or bridge is None:
+        return f"link {operation.link if link is None else operation.bridge} missing on the host"
+    if link.get("IFLA_MASTER") != bridge["index"]:
+        return f"{operation.link} is not a port of {operation.bridge}"
+    if not link["flags"] & rtnl.IFF_UP:
+        return f"{operation.link} is down"
+    port = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA")
+    if port.get("IFLA_BRPORT_STATE") == 0 and link.get("IFLA_OPERSTATE") == "UP":
+        return f"{operation.link} is disabled"
+    for word, wanted, attribute in (
+        ("hairpin", operation.hairpin, "IFLA_BRPORT_MODE"),
+        ("isolated", operation.isolated, "IFLA_BRPORT_ISOLATED"),
+    ):
+        if bool(port.get(attribute)) != wanted:
+            return f"{operation.link} has {word} {'off' if wanted else 'on'}"
+    return None
+
+
+def _macvlan(operation: Macvlan, reader: Reader) -> str | None:
+    mac = "" if operation.mode == "passthru" else operation.mac
+    return _in_sandbox(operation.name, mac, "macvlan", reader, operation.where)
+
+
+def _link_up(operation: LinkUp, reader: Reader) -> str | None:
+    link = reader.link(operation.where, operation.link)
+    if link is None:
+        return "link missing"
+    return None if link["flags"] & rtnl.IFF_UP else "is down"
+
+
+def _address(operation: InterfaceAddress, reader: Reader) -> str | None:
+    link = reader.link(operation.where, operation.link)
+    if link is None:
+        return "link missing"
+    return None if operation.address in reader.addresses(operation.where, link["index"]) else "address missing"
+
+
+def _route(operation: InterfaceRoute, reader: Reader) -> str | None:
+    link = reader.link(operation.where, operation.link)
+    if link is None:
+        return "link missing"
+    ip, _, prefix_text = operation.dst.partition("/")
+    family = rtnl.AF_INET6 if ":" in ip else rtnl.AF_INET
+    prefix = int(prefix_text) if prefix_text else (128 if family == rtnl.AF_INET6 else 32)
+    for route in reader.routes(operation.where, family):
+        if (
+            route["dst_len"] == prefix
+            and route.get("RTA_OIF") == link["index"]
+            and (prefix == 0 or route.get("RTA_DST") == ip)
+            and (route.get("RTA_GATEWAY") or "") == operation.via
+            and (route.get("RTA_TABLE") or route["table"]) == (operation.table or rtnl.RT_TABLE_MAIN)
+            and (not operation.metric or route.get("RTA_PRIORITY") == operation.metric)
+        ):
+            return None
+    return "route missing"
+
+
+def _link_settings(operation: LinkSettings, reader: Reader) -> str | None:
+    link = reader.link("sandbox", operation.link)
+    if link is None:
+        return "link missing"
+    for attribute, wanted in (
+        ("IFLA_ADDRESS", operation.mac),
+        ("IFLA_MTU", operation.mtu),
+        ("IFLA_TXQLEN", operation.tx_queue_length),
+    ):
+        if wanted and link.get(attribute) != wanted:
+            return f"{attribute[5:].lower()} is {link.get(attribute)}, not {wanted}"
+    for bit, flag in ((rtnl.IFF_PROMISC, operation.promiscuous), (rtnl.IFF_ALLMULTI, operation.allmulticast)):
+        if flag is not None and bool(link["flags"] & bit) != flag:
+            return "flags differ"
+    return None
+
+
+def _rate_limit(operation: RateLimit, reader: Reader) -> str | None:
+    link = reader.link("host", operation.link)
+    if link is None:
+        return "link missing"
+    kinds = [q.get("TCA_KIND") for q in reader.disciplines(link["index"])]
+    return None if "tbf" in kinds else "no token bucket filter"
+
+
+def _forward_accept(operation: ForwardAccept, _: Reader) -> str | None:
+    return firewall.forward_accept_drift(operation)
+
+
+_READERS: dict[type, Callable[[Any, Reader], str | None]] = {
+    Forwarding: _forwarding,
+    Sysctl: _sysctl,
+    FirewallTable: _table,
+    ForwardAccept: _forward_accept,
+    Bridge: _bridge,
+    Veth: _veth,
+    BridgePort: _bridge_port,
+    Macvlan: _macvlan,
+    LinkUp: _link_up,
+    InterfaceAddress: _address,
+    InterfaceRoute: _route,
+    LinkSettings: _link_settings,
+    RateLimit: _rate_limit,
+    BridgePolicy: _elements,
+    Masquerade: _elements,
+    Hairpin: _elements,
+    Publish: _elements,
+    AllowSource: _elements,
+}
+
+
+def difference(operation: AnyOperation, reader: Reader) -> str | None:
+    """What differs between an operation and the kernel, None when nothing does."""
+    return _READERS[type(operation)](operation, reader)

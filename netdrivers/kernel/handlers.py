@@ -1,0 +1,293 @@
+"""How each operation is applied and undone: the one table from kinds of operation to kernel work.
+
+apply queues messages (neighbours go out as one batch) or acts at once; undo acts at once, and what is
+already gone is success.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any
+
+from netdrivers import errors
+from netdrivers.kernel import firewall, rtnl, sysctls
+from netdrivers.kernel.session import GONE, Session
+from netdrivers.kernel.socket import NetlinkError
+from netdrivers.model import Where
+from netdrivers.operations import (
+    AllowSource,
+    AnyOperation,
+    Bridge,
+    BridgePolicy,
+    BridgePort,
+    FirewallTable,
+    ForwardAccept,
+    Forwarding,
+    Hairpin,
+    InterfaceAddress,
+    InterfaceRoute,
+    LinkSettings,
+    LinkUp,
+    Macvlan,
+    Masquerade,
+    Publish,
+    RateLimit,
+    Sysctl,
+    Veth,
+)
+
+Handler = Callable[[Any, Session], None]
+
+
+def _fd(where: Where, session: Session) -> int | None:
+    return session.sandbox_fd() if where == "sandbox" else None
+
+
+def forward_key(family: int) -> str:
+    """The sysctl that turns forwarding on for a family."""
+    return "net/ipv4/ip_forward" if family == 4 else "net/ipv6/conf/all/forwarding"
+
+
+def _write(operation: AnyOperation, session: Session, key: str, value: str, fd: int | None) -> None:
+    session.flush()
+    try:
+        sysctls.write(key, value, fd)
+    except OSError as error:
+        raise errors.KernelError(
+            f"cannot {operation.line()}: {error.strerror}", error.errno or 0, operation.line()
+        ) from None
+    session.done(operation)
+
+
+def apply_forwarding(operation: Forwarding, session: Session) -> None:
+    """Written only when off: the write takes the kernel's big lock."""
+    key = forward_key(operation.family)
+    if sysctls.read(key) != "1":
+        _write(operation, session, key, "1", None)
+
+
+def apply_sysctl(operation: Sysctl, session: Session) -> None:
+    """In the namespace that the operation names; a link made by a queued message exists by then."""
+    _write(operation, session, operation.key, operation.value, _fd(operation.where, session))
+
+
+def keep(_: AnyOperation, __: Session) -> None:
+    """Nothing to undo: it goes with its link or namespace, or others may rely on it by now."""
+
+
+def apply_bridge(operation: Bridge, session: Session) -> None:
+    """Create the bridge (or take the one that is there) and bring it up."""
+    if not operation.adopt:
+        create = rtnl.create_bridge(
+            operation.name, operation.mac, operation.mtu, operation.vlan_filtering, operation.default_pvid
+        )
+        session.send("host", operation, create)
+    index = session.index("host", operation.name)
+    promiscuous = True if operation.promiscuous else None
+    session.send("host", operation, rtnl.set_link(index, up=True, promiscuous=promiscuous))
+
+
+def undo_bridge(operation: Bridge, session: Session) -> None:
+    """Bridges of others stay."""
+    if not operation.adopt:
+        session.remove("host", [rtnl.delete_link(operation.name)])
+
+
+def apply_veth(operation: Veth, session: Session) -> None:
+    """Both ends in one message."""
+    create = rtnl.create_veth(
+        operation.host_name, operation.host_mac, operation.name, operation.mac, operation.mtu, session.sandbox_fd()
+    )
+    session.send("host", operation, create)
+
+
+def undo_veth(operation: Veth, session: Session) -> None:
+    """The peer goes with the host's end."""
+    session.remove("host", [rtnl.delete_link(operation.host_name)])
+
+
+def apply_bridge_port(operation: BridgePort, session: Session) -> None:
+    """Enslave, bring up, set the flags; VLAN ids where asked for."""
+    master = session.index("host", operation.bridge)
+    messages = [rtnl.enslave(operation.link, master)]
+    if operation.hairpin or operation.isolated or not operation.learning or operation.neigh_suppress:
+        messages.append(
+            rtnl.port_flags(
+                operation.link, operation.hairpin, operation.isolated, operation.learning, operation.neigh_suppress
+            )
+        )
+    session.send("host", operation, *messages)
+    if operation.vlan or operation.trunk or not operation.keep_default_vlan:
+        index = session.index("host", operation.link)
+        session.send("host", operation, *_vlans(operation, index))
+
+
+def _vlans(operation: BridgePort, index: int) -> list[tuple[int, int, bytes]]:
+    messages = []
+    if not operation.keep_default_vlan and operation.vlan != 1:
+        messages.append(rtnl.bridge_vlan(index, 1, 1, 0, add=False))
+    if operation.vlan:
+        messages.append(rtnl.bridge_vlan(index, operation.vlan, operation.vlan, 2 | 4, add=True))
+    messages += [rtnl.bridge_vlan(index, first, last, 0, add=True) for first, last in operation.trunk]
+    return messages
+
+
+def undo_bridge_port(operation: BridgePort, session: Session) -> None:
+    """Cut the port off; without the kernel's grace period, which leaving the bridge would cost."""
+    session.remove("host", [rtnl.disable_port(operation.link)])
+
+
+def apply_macvlan(operation: Macvlan, session: Session) -> None:
+    """Made in its parent's namespace and born in its own."""
+    parent = session.index(operation.parent_where, operation.parent)
+    across = operation.where == "sandbox" and operation.parent_where == "host"
+    create = rtnl.create_macvlan(
+        operation.name,
+        parent,
+        operation.mode,
+        operation.mac,
+        operation.mtu,
+        operation.bcqueuelen,
+        session.sandbox_fd() if across else None,
+    )
+    session.send(operation.parent_where, operation, create)
+
+
+def undo_macvlan(operation: Macvlan, session: Session) -> None:
+    """Deleted where it lives; a vanished sandbox took it along."""
+    if operation.where == "host" or session.sandbox is not None:
+        session.remove(operation.where, [rtnl.delete_link(operation.name)])
+
+
+def apply_link_up(operation: LinkUp, session: Session) -> None:
+    """By index, looked up after what waits has gone out."""
+    index = session.index(operation.where, operation.link)
+    session.send(operation.where, operation, rtnl.set_link(index, up=True))
+
+
+def apply_address(operation: InterfaceAddress, session: Session) -> None:
+    """Add the address."""
+    index = session.index(operation.where, operation.link)
+    session.send(operation.where, operation, rtnl.address(index, operation.address, True, operation.detect_duplicates))
+
+
+def _undo_on_link(where: Where, link: str, session: Session, body: Callable[[int], tuple[int, int, bytes]]) -> None:
+    """Undo something that hangs on a link, which may be gone along with its namespace."""
+    if where == "sandbox" and session.sandbox is None:
+        return
+    try:
+        index = session.index(where, link)
+    except errors.KernelError as error:
+        if error.errno == errno.ENODEV:
+            return
+        raise
+    session.remove(where, [body(index)])
+
+
+def undo_address(operation: InterfaceAddress, session: Session) -> None:
+    """Remove the address, if its link is still there."""
+    _undo_on_link(operation.where, operation.link, session, lambda index: rtnl.address(index, operation.address, False))
+
+
+def _route(operation: InterfaceRoute, index: int, add: bool) -> tuple[int, int, bytes]:
+    return rtnl.route(
+        index,
+        operation.dst,
+        operation.via,
+        add,
+        metric=operation.metric,
+        mtu=operation.mtu,
+        advmss=operation.advmss,
+        table=operation.table,
+        scope=operation.scope,
+        onlink=operation.onlink,
+    )
+
+
+def apply_route(operation: InterfaceRoute, session: Session) -> None:
+    """Add the route."""
+    index = session.index(operation.where, operation.link)
+    session.send(operation.where, operation, _route(operation, index, True))
+
+
+def undo_route(operation: InterfaceRoute, session: Session) -> None:
+    """Remove the route, if its link is still there."""
+    _undo_on_link(operation.where, operation.link, session, lambda index: _route(operation, index, False))
+
+
+def apply_link_settings(operation: LinkSettings, session: Session) -> None:
+    """One message for all settings."""
+    index = session.index("sandbox", operation.link)
+    body = rtnl.set_link(
+        index,
+        mac=operation.mac,
+        mtu=operation.mtu,
+        tx_queue_length=operation.tx_queue_length,
+        promiscuous=operation.promiscuous,
+        allmulticast=operation.allmulticast,
+    )
+    session.send("sandbox", operation, body)
+
+
+def apply_rate_limit(operation: RateLimit, session: Session) -> None:
+    """A token bucket filter as the link's root queueing discipline."""
+    index = session.index("host", operation.link)
+    session.send("host", operation, rtnl.token_bucket(index, operation.rate, operation.burst, add=True))
+
+
+def undo_rate_limit(operation: RateLimit, session: Session) -> None:
+    """Remove the queueing discipline, if its link is still there."""
+    _undo_on_link("host", operation.link, session, lambda index: rtnl.token_bucket(index, 0, 0, add=False))
+
+
+APPLY: dict[type, Handler] = {
+    Forwarding: apply_forwarding,
+    Sysctl: apply_sysctl,
+    FirewallTable: firewall.apply_table,
+    BridgePolicy: firewall.apply_elements,
+    Masquerade: firewall.apply_elements,
+    Hairpin: firewall.apply_elements,
+    Publish: firewall.apply_publish,
+    ForwardAccept: firewall.apply_forward_accept,
+    AllowSource: firewall.apply_allow_source,
+    Bridge: apply_bridge,
+    Veth: apply_veth,
+    BridgePort: apply_bridge_port,
+    Macvlan: apply_macvlan,
+    LinkUp: apply_link_up,
+    InterfaceAddress: apply_address,
+    InterfaceRoute: apply_route,
+    LinkSettings: apply_link_settings,
+    RateLimit: apply_rate_limit,
+}
+
+UNDO: dict[type, Handler] = {
+    Forwarding: keep,
+    Sysctl: keep,
+    FirewallTable: firewall.undo_table,
+    BridgePolicy: firewall.undo_elements,
+    Masquerade: firewall.undo_elements,
+    Hairpin: firewall.undo_elements,
+    Publish: firewall.undo_publish,
+    ForwardAccept: firewall.undo_forward_accept,
+    AllowSource: firewall.undo_allow_source,
+    Bridge: undo_bridge,
+    Veth: undo_veth,
+    BridgePort: undo_bridge_port,
+    Macvlan: undo_macvlan,
+    LinkUp: keep,
+    InterfaceAddress: undo_address,
+    InterfaceRoute: undo_route,
+    LinkSettings: keep,
+    RateLimit: undo_rate_limit,
+}
+
+
+def undo_one(operation: AnyOperation, session: Session) -> None:
+    """Undo one operation. NetdriversError or OSError when the kernel refuses."""
+    try:
+        UNDO[type(operation)](operation, session)
+    except NetlinkError as error:
+        if error.errno not in GONE:
+            raise

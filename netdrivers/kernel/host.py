@@ -1,0 +1,164 @@
+"""The kernel as the engine sees it: gather facts, apply, undo, tell drift, look at ports."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from netdrivers import errors
+from netdrivers.kernel import facts as fact_room
+from netdrivers.kernel import handlers, listeners
+from netdrivers.kernel.namespaces import Sandbox, adopt_sandbox, open_sandbox
+from netdrivers.kernel.session import ApplyFailed, Session
+from netdrivers.kernel.socket import NetlinkError
+from netdrivers.model import Facts, FactsQuery, PortMapping
+from netdrivers.operations import (
+    AnyOperation,
+    Bridge,
+    Drift,
+    InterfaceAddress,
+    InterfaceRoute,
+    LinkUp,
+    Macvlan,
+    Operations,
+    RateLimit,
+    Veth,
+)
+
+Fault = Callable[[AnyOperation], None]
+"""Called before each operation of an apply; what it raises fails that operation (tests)."""
+
+
+class Kernel:
+    """The Linux kernel of the calling thread's network namespace."""
+
+    def __init__(self, fault: Fault | None = None) -> None:
+        self._fault = fault
+
+    @contextmanager
+    def sandbox(self, path: str, required: bool = True, fd: int = -1) -> Iterator[Sandbox | None]:
+        """Open a container's namespace for a block; None when it is gone and not required.
+
+        fd: a descriptor of it that the caller keeps, used instead of the path.
+        """
+        opened: Sandbox | None = None
+        try:
+            opened = open_sandbox(path) if fd < 0 else adopt_sandbox(path, os.dup(fd))
+        except errors.RequestError:
+            if required:
+                raise
+        try:
+            yield opened
+        finally:
+            if opened is not None:
+                opened.close()
+
+    def facts(self, query: FactsQuery, sandbox: Sandbox | None = None) -> Facts:
+        """The facts that a query asks for."""
+        with Session() as session:
+            return fact_room.gather(query, session, sandbox)
+
+    def apply(self, operations: Operations, sandbox: Sandbox | None = None) -> None:
+        """Apply in order. ApplyFailed names the error and the operations that took effect before it."""
+        with Session(sandbox) as session:
+            try:
+                for operation in operations:
+                    if self._fault is not None:
+                        session.flush()
+                        self._fault(operation)
+                    handlers.APPLY[type(operation)](operation, session)
+                session.flush()
+            except errors.NetdriversError as error:
+                raise ApplyFailed(error, self._took_effect(session)) from error
+            except OSError as error:
+                failure = errors.KernelError(f"the kernel refused: {os.strerror(error.errno or 0)}", error.errno or 0)
+                raise ApplyFailed(failure, self._took_effect(session)) from error
+
+    def _took_effect(self, session: Session) -> Operations:
+        with suppress(errors.NetdriversError):  # the first error is the one to tell
+            session.flush()
+        return tuple(session.applied)
+
+    def undo(self, operations: Operations, sandbox: Sandbox | None = None) -> list[str]:
+        """Undo in reverse, going on past failures; each failure in one line."""
+        failures = []
+        covered = _covered(operations)
+        with Session(sandbox) as session:
+            for operation in reversed(operations):
+                if covered(operation):
+                    continue
+                try:
+                    handlers.undo_one(operation, session)
+                except errors.NetdriversError as error:
+                    failures.append(f"undo {operation.line()}: {error}")
+                except OSError as error:
+                    failures.append(f"undo {operation.line()}: {os.strerror(error.errno or 0)}")
+        return failures
+
+    def drift(self, operations: Operations, sandbox: Sandbox | None = None) -> list[Drift]:
+        """Every difference between operations and the kernel."""
+        from netdrivers.kernel import drift
+
+        with Session(sandbox) as session:
+            reader = drift.Reader(session)
+            try:
+                found = ((operation, _difference(operation, reader)) for operation in operations)
+                return [Drift(operation, words) for operation, words in found if words]
+            finally:
+                reader.close()
+
+    def mend(self, operations: Operations, sandbox: Sandbox | None = None) -> list[Drift]:
+        """Apply again, in order, what drifted; the differences that were mended."""
+        mended = []
+        for operation in operations:
+            found = self.drift((operation,), sandbox)
+            if found:
+                self.undo((operation,), sandbox)
+                self.apply((operation,), sandbox)
+                mended += found
+        return mended
+
+    def link_exists(self, name: str) -> bool:
+        """Whether the host has a link of that name."""
+        with Session() as session:
+            return bool(fact_room.gather(FactsQuery(names=(name,)), session, None).links)
+
+    def forward_trouble(self) -> list[str]:
+        """Why forwarded traffic of ours would be dropped by another's firewall; empty when it would not."""
+        with Session() as session:
+            return fact_room.forward_trouble(session)
+
+    def port_taken(self, mapping: PortMapping, families: frozenset[int]) -> tuple[int, str] | None:
+        """The first port of a mapping that a local process holds, and the holder."""
+        return listeners.taken(mapping, families)
+
+
+def _difference(operation: AnyOperation, reader: object) -> str | None:
+    from netdrivers.kernel import drift
+
+    try:
+        return drift.difference(operation, reader)  # type: ignore[arg-type]
+    except errors.NamespaceGone:
+        return "the namespace is gone"
+    except NetlinkError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def _covered(operations: Operations) -> Callable[[AnyOperation], bool]:
+    """Whether an operation's effect goes away with a link that the same list undoes."""
+    gone: set[tuple[str, str]] = set()
+    for operation in operations:
+        if isinstance(operation, Veth):
+            gone |= {("sandbox", operation.name), ("host", operation.host_name)}
+        elif isinstance(operation, Macvlan):
+            gone.add((operation.where, operation.name))
+        elif isinstance(operation, Bridge) and not operation.adopt:
+            gone.add(("host", operation.name))
+
+    def covered(operation: AnyOperation) -> bool:
+        if isinstance(operation, InterfaceAddress | InterfaceRoute | LinkUp):
+            return (operation.where, operation.link) in gone
+        return isinstance(operation, RateLimit) and ("host", operation.link) in gone
+
+    return covered

@@ -1,0 +1,357 @@
+"""add, delete, check, gc, reload, plan: the only place that knows the order of lock, lease, record and kernel."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Protocol
+
+from msgspec import Struct
+
+from netdrivers import errors
+from netdrivers.drivers.registry import driver as find_driver
+from netdrivers.ipam import allocator
+from netdrivers.kernel.host import Kernel
+from netdrivers.kernel.namespaces import Sandbox
+from netdrivers.kernel.session import ApplyFailed
+from netdrivers.model import Attachment, Facts, Lease, Network, PortMapping, Result
+from netdrivers.networks import Networks, lock_name
+from netdrivers.operations import Drift, Operations, Plan, Veth
+from netdrivers.publish import WILDCARDS, families_of
+from netdrivers.state import locks
+from netdrivers.state.store import AttachmentRecord, NetworkRecord, Store
+
+
+class ForeignIpam(Protocol):
+    """An IPAM that is not ours, asked around our own work (CNI spec, section 4)."""
+
+    def add(self) -> Lease:
+        """Allocate."""
+
+    def delete(self) -> None:
+        """Free; freeing twice is success."""
+
+    def check(self) -> None:
+        """Raise when the allocation is not there any more."""
+
+
+class Preview(Struct, frozen=True):
+    """What an add would do: the network's operations that are not in the kernel yet, then the attachment's plan."""
+
+    network: Operations
+    attachment: Plan
+
+    def lines(self) -> list[str]:
+        """One line for each operation."""
+        return [operation.line() for operation in (*self.network, *self.attachment.operations)]
+
+
+class _Rollback(Exception):
+    """Leaves a write transaction without a trace."""
+
+
+class Lifecycle:
+    """The one interface under every front end."""
+
+    def __init__(self, store: Store, kernel: Kernel) -> None:
+        self.store = store
+        self.kernel = kernel
+        self.networks = Networks(store, kernel)
+
+    # add
+
+    def add(
+        self, network: Network, attachment: Attachment, foreign: ForeignIpam | None = None, netns_fd: int = -1
+    ) -> Result:
+        """Attach a container to a network. On any error the host is as it was before.
+
+        netns_fd: the namespace at attachment.netns if somebody opened it already, else -1.
+
+        AlreadyAttached for a second add; Conflict, Exhausted, ConfigError, KernelError as they come.
+        """
+        with (
+            self.kernel.sandbox(attachment.netns, fd=netns_fd) as sandbox,
+            locks.held(self.store.lock_path, attachment.key),
+        ):
+            assert sandbox is not None
+            self._settle_leftover(attachment.key)
+            for _ in range(3):
+                record = self.networks.ensure(network)
+                with locks.held(self.store.lock_path, lock_name(network.name), shared=True):
+                    if self.store.network_ready(network.name):
+                        return self._attach(record, attachment, sandbox, foreign)
+            raise errors.Busy(f"network {network.name} is being removed over and over")
+
+    def _settle_leftover(self, key: str) -> None:
+        """An attached key is refused; what a dead call left half-made is undone first."""
+        leftover = self.store.attachment(key)
+        if leftover is None:
+            return
+        if leftover.state == "attached":
+            raise errors.AlreadyAttached(
+                f"container {leftover.attachment.container} has {leftover.attachment.ifname} on network"
+                f" {leftover.attachment.network} already",
+                "delete it first",
+            )
+        self._remove(leftover)
+
+    def _attach(
+        self, record: NetworkRecord, attachment: Attachment, sandbox: Sandbox, foreign: ForeignIpam | None
+    ) -> Result:
+        driver = find_driver(record.network.driver)
+        query = driver.needs(record.network, attachment)
+        facts = self.kernel.facts(query, sandbox) if query else Facts()
+        given = foreign.add() if foreign else None
+        try:
+            plan = self._record(record, attachment, given, facts, sandbox.inode)
+            if record.network.ipam.kind in ("static", "delegated"):
+                planned = self.store.attachment(attachment.key)
+                assert planned is not None
+                self._or_forget(attachment, lambda: self.networks.extend(record, planned.lease))
+            self._or_forget(attachment, lambda: self._apply(record, plan, sandbox))
+        except BaseException:
+            if foreign:
+                _quietly(foreign.delete)
+            raise
+        with self.store.writing():
+            self.store.set_state(attachment.key, "attached")
+        return plan.result
+
+    def _record(
+        self, record: NetworkRecord, attachment: Attachment, given: Lease | None, facts: Facts, inode: int
+    ) -> Plan:
+        """Lease, reserve, plan and write down, in one transaction; nothing is in the kernel yet."""
+        network, driver = record.network, find_driver(record.network.driver)
+        self._refuse_listeners(network, attachment)
+        with self.store.writing():
+            if given is not None:
+                lease = given
+                allocator.record_given(network, given, attachment.key, self.store)
+            else:
+                lease = allocator.allocate(network, attachment.addresses, attachment.key, self.store)
+            for mapping in attachment.ports:
+                self._reserve(mapping, lease, attachment.key, network)
+            plan = driver.plan(network, attachment, lease, facts)
+            self.store.put_attachment(attachment, lease, plan.result, plan.operations, "planned", inode)
+            self.store.touch_network(network.name, idle=False)
+        return plan
+
+    def _refuse_listeners(self, network: Network, attachment: Attachment) -> None:
+        texts = [part.subnet for pool in network.ipam.pools for part in pool.ranges]
+        families = frozenset(6 if ":" in text else 4 for text in texts) or frozenset({4, 6})
+        for mapping in attachment.ports:
+            found = self.kernel.port_taken(mapping, families)
+            if found:
+                raise errors.PortTaken(f"host port {found[0]}/{mapping.protocol} is held by {found[1]}")
+
+    def _reserve(self, mapping: PortMapping, lease: Lease, key: str, network: Network) -> None:
+        families = families_of(mapping, lease) or ([4, 6] if not lease.addresses else [])
+        for family in families:
+            host_ip = mapping.host_ip or ("::" if family == 6 else "0.0.0.0")
+            if (WILDCARDS.get(host_ip, family)) != family or (":" in host_ip) != (family == 6):
+                continue
+            found = self.store.reserve_ports(mapping, host_ip, key)
+            if found:
+                raise errors.PortTaken(f"host port {found[0]}/{mapping.protocol} is published by {found[1]}")
+
+    def _or_forget(self, attachment: Attachment, work: Callable[[], None]) -> None:
+        """Do the work, or take the attachment out of the store again."""
+        try:
+            work()
+        except errors.NetdriversError:
+            with self.store.writing():
+                self.store.drop_attachment(attachment.key)
+                self.store.touch_network(attachment.network, idle=True)
+            raise
+
+    def _apply(self, record: NetworkRecord, plan: Plan, sandbox: Sandbox) -> None:
+        """Apply; if the network's own part was destroyed by somebody, mend that once and try again."""
+        try:
+            self._apply_once(plan, sandbox)
+        except errors.KernelError as error:
+            if error.errno not in (errno.ENODEV, errno.ENOENT) or not record.operations:
+                raise
+            if not self.kernel.mend(record.operations):
+                raise
+            self._apply_once(plan, sandbox)
+
+    def _apply_once(self, plan: Plan, sandbox: Sandbox) -> None:
+        try:
+            self.kernel.apply(plan.operations, sandbox)
+        except ApplyFailed as failed:
+            left = self.kernel.undo(failed.applied, sandbox)
+            if left and isinstance(failed.error, errors.KernelError):
+                failed.error.hint = "; ".join(left)
+            raise failed.error from failed
+
+    # delete
+
+    def delete(self, key: str, foreign: ForeignIpam | None = None, netns_fd: int = -1) -> bool:
+        """Detach by the record; whether there was one. UndoFailed names every operation that stayed.
+
+        A second call, a vanished namespace and a changed configuration are all success.
+        """
+        with locks.held(self.store.lock_path, key):
+            record = self.store.attachment(key)
+            if record is not None:
+                self._remove(record, netns_fd)
+            if foreign is not None:
+                foreign.delete()
+            return record is not None
+
+    def _remove(self, record: AttachmentRecord, netns_fd: int = -1) -> None:
+        with self.store.writing():
+            self.store.set_state(record.attachment.key, "removing")
+        with self.kernel.sandbox(record.attachment.netns, required=False, fd=netns_fd) as sandbox:
+            own = sandbox if sandbox and sandbox.inode == record.inode else None
+            failures = self.kernel.undo(record.operations, own)
+        if failures:
+            raise errors.UndoFailed(failures)
+        with self.store.writing():
+            self.store.drop_attachment(record.attachment.key)
+            self.store.touch_network(record.attachment.network, idle=True)
+
+    # check, reload
+
+    def check(self, key: str, previous: Result | None = None, foreign: ForeignIpam | None = None) -> None:
+        """CheckFailed names every difference of the attachment and its network; UnknownContainer without record."""
+        record = self.store.attachment(key)
+        if record is None or record.state != "attached":
+            raise errors.UnknownContainer(f"no attachment {key} is recorded")
+        differences = _result_differences(previous, record.result) if previous else []
+        differences += [drift.line() for drift in self.drift(record)]
+        if differences:
+            raise errors.CheckFailed(differences)
+        if foreign is not None:
+            foreign.check()
+
+    def drift(self, record: AttachmentRecord) -> list[Drift]:
+        """Every difference of an attachment and its network to the kernel."""
+        network = self.store.network(record.attachment.network)
+        found = self.kernel.drift(network.operations) if network else []
+        with self.kernel.sandbox(record.attachment.netns, required=False) as sandbox:
+            own = sandbox if sandbox and sandbox.inode == record.inode else None
+            return found + self.kernel.drift(record.operations, own)
+
+    def reload(self) -> list[Drift]:
+        """Apply again whatever drifted, networks first; what was mended. A dead namespace is left to gc."""
+        mended: list[Drift] = []
+        for network in self.store.networks():
+            if network.ready:
+                with locks.held(self.store.lock_path, lock_name(network.network.name), shared=True):
+                    mended += self._mend(network.operations, None)
+        for record in self.store.attachments():
+            if record.state != "attached":
+                continue
+            with (
+                locks.held(self.store.lock_path, record.attachment.key),
+                self.kernel.sandbox(record.attachment.netns, required=False) as sandbox,
+            ):
+                if sandbox and sandbox.inode == record.inode and self.store.attachment(record.attachment.key):
+                    mended += self._mend(record.operations, sandbox)
+        return mended
+
+    def _mend(self, operations: Operations, sandbox: Sandbox | None) -> list[Drift]:
+        try:
+            return self.kernel.mend(operations, sandbox)
+        except ApplyFailed as failed:
+            raise failed.error from failed
+
+    # gc
+
+    def gc(self, network: str, valid: Collection[tuple[str, str]]) -> list[str]:
+        """Remove a network's attachments whose (container, ifname) is not valid; their keys. UndoFailed."""
+        stale = [
+            record
+            for record in self.store.attachments(network=network)
+            if (record.attachment.container, record.attachment.ifname) not in valid
+        ]
+        return self._remove_all(stale)
+
+    def gc_dead(self, linger_seconds: float = 0.0) -> list[str]:
+        """Remove attachments whose namespace died or whose call died, and networks idle for some time."""
+        removed = self._remove_all([record for record in self.store.attachments() if not self._alive(record)])
+        return removed + [f"network {name}" for name in self.networks.remove_idle(linger_seconds)]
+
+    def _remove_all(self, records: list[AttachmentRecord]) -> list[str]:
+        removed: list[str] = []
+        failures: list[str] = []
+        for record in records:
+            try:
+                with locks.held(self.store.lock_path, record.attachment.key):
+                    latest = self.store.attachment(record.attachment.key)
+                    if latest is not None and latest.created == record.created:
+                        self._remove(latest)
+                        removed.append(record.attachment.key)
+            except errors.UndoFailed as error:
+                failures += error.failures
+        if failures:
+            raise errors.UndoFailed(failures)
+        return removed
+
+    def _alive(self, record: AttachmentRecord) -> bool:
+        """Whether an attachment's namespace is there: by its path, or by a veth that died with it."""
+        if record.state != "attached":
+            return False
+        with self.kernel.sandbox(record.attachment.netns, required=False) as sandbox:
+            if sandbox and sandbox.inode == record.inode:
+                return True
+        names = [operation.host_name for operation in record.operations if isinstance(operation, Veth)]
+        return any(self.kernel.link_exists(name) for name in names)
+
+    # status, plan
+
+    def status(self, network: Network) -> list[str]:
+        """Why an add to a network could not be served now; empty when it could."""
+        reasons: list[str] = []
+        try:
+            with self.store.writing():
+                settled, _ = self.networks.preview(network)
+                for index, pool in enumerate(settled.ipam.pools):
+                    if self.store.next_free(settled.name, index) is None:
+                        reasons.append(f"no free address in {', '.join(part.subnet for part in pool.ranges)}")
+                raise _Rollback
+        except _Rollback:
+            pass
+        except errors.NetdriversError as error:
+            reasons.append(str(error))
+        return reasons + self.kernel.forward_trouble()
+
+    def plan(self, network: Network, attachment: Attachment) -> Preview:
+        """What an add would do, without doing it: the same checks, the next free address, no trace."""
+        preview: list[Preview] = []
+        with self.kernel.sandbox(attachment.netns) as sandbox:
+            driver = find_driver(network.driver)
+            try:
+                with self.store.writing():
+                    settled, operations = self.networks.preview(network)
+                    query = driver.needs(settled, attachment)
+                    facts = self.kernel.facts(query, sandbox) if query else Facts()
+                    self._refuse_listeners(settled, attachment)
+                    lease = allocator.allocate(settled, attachment.addresses, attachment.key, self.store)
+                    for mapping in attachment.ports:
+                        self._reserve(mapping, lease, attachment.key, settled)
+                    preview.append(Preview(operations, driver.plan(settled, attachment, lease, facts)))
+                    raise _Rollback
+            except _Rollback:
+                pass
+        return preview[0]
+
+
+def _quietly(work: Callable[[], None]) -> None:
+    """Clean up after another error, which is the one to tell."""
+    with suppress(errors.NetdriversError):
+        work()
+
+
+def _result_differences(previous: Result, recorded: Result) -> list[str]:
+    """What a chain's previous result says that ours did not, or lacks: addresses and container links."""
+    said = {address.address for address in previous.addresses}
+    known = {address.address for address in recorded.addresses}
+    differences = [f"prevResult lacks address {address}" for address in sorted(known - said)]
+    names = {interface.name for interface in previous.interfaces if interface.sandbox}
+    for interface in recorded.interfaces:
+        if interface.sandbox and interface.name not in names:
+            differences.append(f"prevResult lacks interface {interface.name}")
+    return differences
