@@ -26,6 +26,8 @@ LOCK_FILE = "/run/xtables.lock"
 LOCK_SECONDS = 10.0
 _LOCK_POLL_SECONDS = 0.02
 _COMMIT_TRIES = 20
+# A rival's change before the replacement gives EAGAIN, between it and the counters' return EINVAL (ip_tables.c).
+_RIVAL = (errno.EAGAIN, errno.EINVAL)
 _NO_TABLE = (errno.ENOENT, errno.ENOPROTOOPT, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT)
 
 # iptc's tables and libiptc's errors are the process's.
@@ -105,7 +107,7 @@ class Table:
         return True
 
     def commit(self) -> None:
-        """Give the changes to the kernel as one. Refused with EAGAIN: somebody else changed the table meanwhile."""
+        """Give the changes to the kernel as one. Refused when the kernel refuses, or a rival came between."""
         self._do("commit", self._table.commit)
 
     def _do(self, what: str, call: Callable[..., Any], *arguments: Any) -> None:
@@ -135,7 +137,7 @@ def edit(family: int, name: str, change: Callable[[Table], None]) -> None:
             try:
                 table.commit()
             except Refused as error:
-                if error.errno != errno.EAGAIN or not tries_left:
+                if error.errno not in _RIVAL or not tries_left:
                     raise
             else:
                 return
