@@ -1,0 +1,65 @@
+"""Fixtures of every test: the machine is the same before and after, hosts and containers are fresh namespaces."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Host, Namespace, snapshot, wire
+
+
+def _run_here(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def machine_unchanged() -> Iterator[None]:
+    """The machine's own links, addresses, routes and rules are the same after the tests as before."""
+    before = snapshot(_run_here)
+    yield
+    assert snapshot(_run_here) == before
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Callable[..., Namespace]]:
+    """Makes namespaces that go with the test; Host where ``host=True``."""
+    made: list[Namespace] = []
+
+    def make(name: str, host: bool = False) -> Namespace:
+        namespace = Host(name, tmp_path / f"state-{name}") if host else Namespace(name, loopback=False)
+        made.append(namespace)
+        return namespace
+
+    yield make
+    for namespace in made:
+        namespace.close()
+
+
+@pytest.fixture
+def host(lab: Callable[..., Namespace]) -> Host:
+    """A test host without any other device."""
+    made = lab("host", host=True)
+    assert isinstance(made, Host)
+    return made
+
+
+@pytest.fixture
+def outside(lab: Callable[..., Namespace], host: Host) -> Namespace:
+    """A second test host on a wire: it has 192.0.2.2 and 2001:db8:1::2, our host .1 and its default route."""
+    other = lab("outside", host=True)
+    wire(host, "wire0", other, "wire0")
+    for namespace, last in ((host, 1), (other, 2)):
+        namespace.run("ip", "addr", "add", f"192.0.2.{last}/24", "dev", "wire0")
+        namespace.run("ip", "addr", "add", f"2001:db8:1::{last}/64", "dev", "wire0", "nodad")
+    host.run("ip", "route", "add", "default", "via", "192.0.2.2")
+    host.run("ip", "-6", "route", "add", "default", "via", "2001:db8:1::2")
+    return other
+
+
+@pytest.fixture
+def container(lab: Callable[..., Namespace]) -> Namespace:
+    """An empty container namespace, loopback down as engines make it."""
+    return lab("container")
