@@ -78,4 +78,4 @@ def engine_host(images: dict[str, Path]) -> Iterator[MakeHost]:
 def install(host: EngineHost) -> None:
     """Put our executables into BIN_DIR, as a person would."""
     host.machine("netctl", "install", "--bin-dir", BIN_DIR)
-    host.publish_executables()
+    host.publish_executables(BIN_DIR)

@@ -44,7 +44,7 @@ exec env --ignore-signal=CHLD sleep infinity
 FILES = """
 mount -t tmpfs -o mode=755 run /run
 mount --make-shared /run
-mkdir /run/netns /run/lock /run/home /run/harness
+mkdir /run/netns /run/lock /run/home /run/bin /run/harness
 mount -t tmpfs harness /run/harness
 mount --make-private /run/harness
 # sysfs shows the links of the namespace it was mounted in; the cgroup trees below the old one move along.
@@ -87,7 +87,7 @@ exec sleep infinity
 """
 
 CROSSING = """#!/bin/sh
-exec nsenter --target 1 --mount -- BIN_DIR/NAME "$@"
+exec nsenter --target 1 --mount -- PROGRAM "$@"
 """
 """An executable of ours in a foreign root: it runs in the machine's root, in the caller's other namespaces."""
 
@@ -117,7 +117,7 @@ with socket.create_connection((host, int(port)), timeout=2) as connection:
 if head.split()[1] == "200":
     print(body, end="")
 """
-"""Fetches one page. Debian's static busybox cannot: its wget needs the very libc it was linked with."""
+"""Fetches one page. (The wget of a static busybox crashes outside a container: it loads the machine's libc.)"""
 
 LISTEN = """
 import socket, sys
@@ -138,6 +138,21 @@ def eventually(what: Callable[[], T], until: Callable[[T], bool] = bool, seconds
         if until(value) or time.monotonic() > deadline:
             return value
         time.sleep(0.1)
+
+
+def answered(ask: Callable[[], str], seconds: float = 10) -> str:
+    """What ``ask`` returns, stripped, once it fails no more: a server needs a moment after its container is up."""
+
+    def tried() -> str | AssertionError:
+        try:
+            return ask().strip()
+        except AssertionError as failure:
+            return failure
+
+    value = eventually(tried, lambda said: isinstance(said, str), seconds)
+    if isinstance(value, AssertionError):
+        raise value
+    return value
 
 
 class EngineHost:
@@ -208,11 +223,15 @@ class EngineHost:
         target.write_text(text)
         target.chmod(mode)
 
-    def publish_executables(self) -> None:
-        """Make what is in BIN_DIR of the machine's root callable from the engine's root."""
-        if self.engine_pid != self.pid:
-            for name in sorted(os.listdir(f"/proc/{self.pid}/root{BIN_DIR}")):
-                self.write(f"{BIN_DIR}/{name}", _filled(CROSSING).replace("NAME", name), 0o755)
+    def publish_executables(self, *folders: str) -> None:
+        """Make netctl, and what is in folders of the machine's root, callable from the engine's root."""
+        if self.engine_pid == self.pid:
+            return
+        self.write("/usr/local/bin/netctl", CROSSING.replace("PROGRAM", "netctl"), 0o755)
+        for folder in folders:
+            there = Path(f"/proc/{self.pid}/root{folder}")
+            for name in sorted(os.listdir(there)) if there.exists() else ():
+                self.write(f"{folder}/{name}", CROSSING.replace("PROGRAM", f"{folder}/{name}"), 0o755)
 
     # Running things
 
@@ -232,14 +251,20 @@ class EngineHost:
         timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command; AssertionError with both outputs when it fails and ``check`` is set."""
-        done = subprocess.run(
-            self.command(argv, where=where),
-            input=input,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env={**environment(), **(env or {})},
-        )
+        # Files and not pipes: a daemon that the command leaves behind may hold its outputs open.
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            code = subprocess.run(
+                self.command(argv, where=where),
+                input=input,
+                stdout=out,
+                stderr=err,
+                text=True,
+                timeout=timeout,
+                env={**environment(), **(env or {})},
+            ).returncode
+            out.seek(0)
+            err.seek(0)
+            done = subprocess.CompletedProcess(argv, code, out.read(), err.read())
         if check and done.returncode:
             raise AssertionError(f"{shlex.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done
@@ -289,10 +314,13 @@ class EngineHost:
 
 
 def environment() -> dict[str, str]:
-    """What commands on a host see: nothing of the caller's but the way to our own console scripts."""
+    """What commands on a host see: nothing of the caller's but the way to our own console scripts.
+
+    /run/bin comes first, for a test's stand-ins.
+    """
     here = os.path.dirname(shutil.which("netctl") or sys.executable)
     return {
-        "PATH": f"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{here}",
+        "PATH": f"/run/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:{here}",
         "HOME": "/run/home",
         "LANG": "C.UTF-8",
     }

@@ -15,13 +15,30 @@ from pathlib import Path
 
 from .needs import program
 
-WEB = "docker.io/library/busybox:latest"
-"""A web server, under the name that a person's pull of busybox would give, so that pages can use it."""
+WEB = "localhost/busybox:latest"
+"""A web server; "busybox" for short."""
 PAUSE = "localhost/pause:latest"
 """Only sleeps: what CRI starts first in each pod."""
 
 PEER = "#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n%s\\n' \"$REMOTE_ADDR\"\n"
-APPLETS = ("sh", "httpd", "nc", "wget", "sleep", "cat", "ip", "hostname", "nslookup", "ping", "true", "kill", "touch")
+HELLO = "hello from busybox"
+"""What the server says at /."""
+APPLETS = (
+    "sh",
+    "httpd",
+    "nc",
+    "wget",
+    "sleep",
+    "cat",
+    "ip",
+    "hostname",
+    "nslookup",
+    "ping",
+    "true",
+    "kill",
+    "touch",
+    "mkdir",
+)
 MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -49,7 +66,7 @@ def _layer(busybox: Path) -> bytes:
             add(f"bin/{applet}", link="busybox")
         add("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n", 0o644)
         add("etc/group", b"root:x:0:\n", 0o644)
-        add("www/index.html", b"hello from busybox\n", 0o644)
+        add("www/index.html", f"{HELLO}\n".encode(), 0o644)
         add("www/cgi-bin/peer", PEER.encode())
     return out.getvalue()
 

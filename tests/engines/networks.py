@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 CAPABILITIES = {"portMappings": True, "ips": True, "mac": True, "aliases": True}
@@ -31,3 +32,8 @@ def conflist(
         **keys,
     }
     return json.dumps({"cniVersion": version, "name": name, "plugins": [plugin]}, indent=2)
+
+
+def addresses_of(shown: str) -> list[str]:
+    """The addresses without prefix length in what ``ip address show`` prints, link-local ones left out."""
+    return [address for address in re.findall(r"inet6? ([^/\s]+)/", shown) if not address.startswith("fe80:")]

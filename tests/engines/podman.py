@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from .harness import BIN_DIR, EngineHost
+from .harness import BIN_DIR, EngineHost, answered
 from .image import WEB
 
 CONTAINERS_CONF = """
@@ -48,6 +48,11 @@ def serve(host: EngineHost, name: str, *options: str) -> None:
 def remove(host: EngineHost, *names: str) -> None:
     """Remove containers, running or not."""
     host.engine("podman", "rm", "--force", "--time", "0", *names)
+
+
+def get(host: EngineHost, name: str, url: str) -> str:
+    """What a URL answers, asked from within a container."""
+    return answered(lambda: host.engine("podman", "exec", name, "wget", "-q", "-O", "-", url))
 
 
 def attached(host: EngineHost, name: str, network: str) -> dict[str, Any]:

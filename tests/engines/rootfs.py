@@ -1,8 +1,8 @@
 """Root file systems of another Debian release, built once with debootstrap and kept in a cache.
 
-An engine that this machine's release does not have runs chrooted in one of these. Cache directory:
+An engine that this machine's release does not have runs in one of these. Cache directory:
 NETDRIVERS_CACHE, default /var/cache/netdrivers-tests. The mirror is the one in the machine's own apt
-sources. As a command, ``python -m tests.engines.rootfs podman-4.3 ...`` fills the cache beforehand.
+sources. ``cd tests && python -m engines.rootfs debian12`` fills the cache beforehand.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from pathlib import Path
 
 from .needs import Missing
 
+ENGINES = ("podman", "containerd", "docker.io", "runc", "crun")
+TOOLS = ("iptables", "nftables", "iproute2", "procps", "curl")
 ROOTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "debian12": ("bookworm", ("podman", "containerd", "docker.io", "runc", "crun", "iptables", "iproute2")),
-    "debian13": ("trixie", ("podman", "netavark", "containerd", "docker.io", "runc", "crun", "iptables", "nftables")),
+    "debian12": ("bookworm", (*ENGINES, *TOOLS)),
+    "debian13": ("trixie", (*ENGINES, "netavark", *TOOLS)),
 }
 """Our names for the roots: suite, and what is installed there beyond debootstrap's minbase."""
 

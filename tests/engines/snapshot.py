@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from .harness import EngineHost, eventually
 
 Run = Callable[..., str]
 """Runs a command given as arguments; returns its standard output."""
@@ -37,6 +40,18 @@ def network(run: Run) -> Picture:
     }
 
 
+def settled(run: Run) -> Picture:
+    """The network once it looks the same twice in a row: links of what ran before may still be going."""
+    seen = [network(run)]
+
+    def again() -> bool:
+        seen.append(network(run))
+        return seen[-1] == seen[-2]
+
+    eventually(again)
+    return seen[-1]
+
+
 def own() -> Picture:
     """The network of the namespace that the tests themselves run in, which no test may change."""
     picture = network(lambda *argv: subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
@@ -44,6 +59,23 @@ def own() -> Picture:
         with open(f"/proc/sys/{path}") as value:
             picture[path] = [value.read().strip()]
     return picture
+
+
+@contextlib.contextmanager
+def unchanged(host: EngineHost) -> Iterator[None]:
+    """Asserts that the block leaves the host's network and who is attached to ours (netctl's account) as it was."""
+
+    def leases() -> str:
+        return host.machine("netctl", "ls", "--json")
+
+    before, leased = settled(host.machine), leases()
+    yield
+    # The kernel takes some time to remove a link.
+    change = eventually(lambda: difference(before, network(host.machine)), lambda lines: not lines)
+    if change:
+        raise AssertionError("the host's network changed:\n" + "\n".join(change))
+    if leases() != leased:
+        raise AssertionError(f"attachments before:\n{leased}\nand after:\n{leases()}")
 
 
 def difference(before: Picture, after: Picture) -> list[str]:

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from . import podman, snapshot
+from . import podman
 from .conftest import MakeHost
 from .harness import HOST4, HOST6, OUTSIDE4, EngineHost, eventually
+from .image import HELLO
 from .networks import conflist
-
-HELLO = "hello from busybox"
+from .snapshot import unchanged
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +28,10 @@ def host(engine_host: MakeHost) -> EngineHost:
 
 @pytest.fixture(autouse=True)
 def as_before(host: EngineHost) -> Iterator[None]:
-    """Whatever a test runs, removing its containers leaves links, addresses, routes, rules and leases as before."""
-    before, leased = snapshot.network(host.machine), leases(host)
-    yield
-    host.run("podman", "rm", "--force", "--all", "--time", "0")
-    change = eventually(
-        lambda: snapshot.difference(before, snapshot.network(host.machine)), lambda difference: not difference
-    )
-    assert change == []
-    assert leases(host) == leased
-
-
-def leases(host: EngineHost) -> str:
-    """Who is attached to our networks, by our own account."""
-    return host.machine("netctl", "ls", "--json")
+    """Whatever a test runs, removing its containers leaves the host's network and our leases as before."""
+    with unchanged(host):
+        yield
+        host.run("podman", "rm", "--force", "--all", "--time", "0")
 
 
 def test_published_port_answers_from_every_side(host: EngineHost) -> None:
@@ -50,7 +40,7 @@ def test_published_port_answers_from_every_side(host: EngineHost) -> None:
     assert host.fetch(HOST4, 8080, where="machine") == HELLO
     assert host.fetch("127.0.0.1", 8080, where="machine") == HELLO
     # To itself, by the host's address: there and back through the same bridge port.
-    assert host.engine("podman", "exec", "web", "wget", "-q", "-O", "-", f"http://{HOST4}:8080/").strip() == HELLO
+    assert podman.get(host, "web", f"http://{HOST4}:8080/") == HELLO
 
 
 def test_published_port_keeps_the_source_address(host: EngineHost) -> None:
@@ -90,7 +80,7 @@ def test_two_containers_reach_each_other(host: EngineHost) -> None:
     for here, there in (("one", "two"), ("two", "one")):
         said = podman.attached(host, there, "shop")
         for url in (f"http://{said['IPAddress']}/", f"http://[{said['GlobalIPv6Address']}]/"):
-            assert host.engine("podman", "exec", here, "wget", "-q", "-O", "-", url).strip() == HELLO
+            assert podman.get(host, here, url) == HELLO
 
 
 def test_container_reaches_the_other_host_with_the_hosts_address(host: EngineHost) -> None:

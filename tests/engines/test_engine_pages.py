@@ -1,0 +1,58 @@
+"""The pages in docs/engines: each ```sh block is run, and a ```text block after it is what it must print."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from . import containerd, podman
+from .conftest import MakeHost
+from .harness import BIN_DIR, EngineHost, eventually
+from .snapshot import network
+
+PAGES = Path(__file__).parents[2] / "docs" / "engines"
+BLOCK = re.compile(r"^```sh\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
+
+SYSTEMCTL = """#!/bin/sh
+# A test host has no systemd; the one command that the pages give it is understood here.
+set -e
+[ "$*" = "restart containerd" ]
+pkill -x containerd && while pgrep -x containerd > /dev/null; do sleep 0.1; done
+setsid containerd < /dev/null >> /run/containerd.log 2>&1 &
+until ctr version > /dev/null 2>&1; do sleep 0.1; done
+"""
+
+
+def follow(host: EngineHost, page: str) -> None:
+    """Run a page's commands one block after the other."""
+    blocks = BLOCK.findall((PAGES / page).read_text())
+    assert blocks
+    for script, expected in blocks:
+        said = host.run("sh", "-euc", script, timeout=60)
+        host.publish_executables(BIN_DIR, "/opt/cni/bin")
+        assert said.stdout == expected, f"{script}\n{said.stderr}"
+
+
+def attached(host: EngineHost) -> list[str]:
+    """The host's ends of containers' interfaces, once they are gone: anything but the wire that is a veth."""
+    return eventually(
+        lambda: [link for link in network(host.machine)["links"] if " veth " in link and not link.startswith("wire ")],
+        lambda links: not links,
+    )
+
+
+def test_podman_page(engine_host: MakeHost) -> None:
+    host = engine_host("podman", r"version 4\.3\.", "debian12")
+    podman.configure(host)
+    follow(host, "podman-cni.md")
+    assert host.engine("podman", "ps", "--all", "--quiet") == ""
+    assert attached(host) == []
+
+
+def test_containerd_page(engine_host: MakeHost) -> None:
+    host = engine_host("containerd", r" v?1\.[67]\.", "debian12")
+    host.write("/run/bin/systemctl", SYSTEMCTL, 0o755)
+    containerd.start(host)
+    follow(host, "containerd.md")
+    assert attached(host) == []
+    assert containerd.Cri(host).ready()
