@@ -52,11 +52,16 @@ class _Rollback(Exception):
 
 
 class Lifecycle:
-    """The one interface under every front end."""
+    """The one interface under every front end.
 
-    def __init__(self, store: Store, kernel: Kernel) -> None:
+    defer_unlink: deleted attachments are cut off at once, and their links left to reap(), which
+    somebody must call; the kernel takes 15 to 20 ms for each deletion, or for all of a batch.
+    """
+
+    def __init__(self, store: Store, kernel: Kernel, defer_unlink: bool = False) -> None:
         self.store = store
         self.kernel = kernel
+        self.defer_unlink = defer_unlink
         self.networks = Networks(store, kernel)
 
     # add
@@ -87,6 +92,7 @@ class Lifecycle:
         """An attached key is refused; what a dead call left half-made is undone first."""
         leftover = self.store.attachment(key)
         if leftover is None:
+            self._reap(self.store.unlinking(key))
             return
         if leftover.state == "attached":
             raise errors.AlreadyAttached(
@@ -141,7 +147,7 @@ class Lifecycle:
         texts = [part.subnet for pool in network.ipam.pools for part in pool.ranges]
         families = frozenset(6 if ":" in text else 4 for text in texts) or frozenset({4, 6})
         for mapping in attachment.ports:
-            found = self.kernel.port_taken(mapping, families)
+            found = self.kernel.port_taken(mapping, families, self.store.service_pid())
             if found:
                 raise errors.PortTaken(f"host port {found[0]}/{mapping.protocol} is held by {found[1]}")
 
@@ -205,12 +211,26 @@ class Lifecycle:
             self.store.set_state(record.attachment.key, "removing")
         with self.kernel.sandbox(record.attachment.netns, required=False, fd=netns_fd) as sandbox:
             own = sandbox if sandbox and sandbox.inode == record.inode else None
-            failures = self.kernel.undo(record.operations, own)
+            deferred: list[str] | None = [] if self.defer_unlink else None
+            failures = self.kernel.undo(record.operations, own, deferred)
         if failures:
             raise errors.UndoFailed(failures)
         with self.store.writing():
+            if deferred:
+                self.store.put_unlinking(deferred, record.attachment.key)
             self.store.drop_attachment(record.attachment.key)
             self.store.touch_network(record.attachment.network, idle=True)
+
+    def reap(self) -> int:
+        """Delete the links that deferred deletes have left; how many. Harmless beside other calls."""
+        return self._reap(self.store.unlinking())
+
+    def _reap(self, links: list[str]) -> int:
+        if links:
+            self.kernel.reap(links)
+            with self.store.writing():
+                self.store.unlinked(links)
+        return len(links)
 
     # check, reload
 
@@ -271,6 +291,7 @@ class Lifecycle:
 
     def gc_dead(self, linger_seconds: float = 0.0) -> list[str]:
         """Remove attachments whose namespace died or whose call died, and networks idle for some time."""
+        self.reap()
         removed = self._remove_all([record for record in self.store.attachments() if not self._alive(record)])
         return removed + [f"network {name}" for name in self.networks.remove_idle(linger_seconds)]
 

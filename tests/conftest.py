@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,3 +64,31 @@ def outside(lab: Callable[..., Namespace], host: Host) -> Namespace:
 def container(lab: Callable[..., Namespace]) -> Namespace:
     """An empty container namespace, loopback down as engines make it."""
     return lab("container")
+
+
+def _skips(terminalreporter: pytest.TerminalReporter) -> dict[str, int]:
+    """How many tests were skipped for want of each thing ("needs THING: why")."""
+    found: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        words = reason.removeprefix("Skipped: ")
+        thing = words[6:].partition(":")[0] if words.startswith("needs ") else words
+        found[thing] = found.get(thing, 0) + 1
+    return found
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was skipped and for want of what."""
+    for thing, count in sorted(_skips(terminalreporter).items()):
+        terminalreporter.write_line(f"skipped {count} for want of {thing}")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A skip for want of something that this machine has is a failure (NETDRIVERS_MUST_RUN)."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    must = set(os.environ.get("NETDRIVERS_MUST_RUN", "").split())
+    wrong = must & set(_skips(reporter)) if reporter else set()
+    if wrong:
+        print(f"\nskipped although this machine has it: {', '.join(sorted(wrong))}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

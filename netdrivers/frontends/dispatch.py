@@ -18,6 +18,13 @@ PROGRAMS = (*CNI_DRIVERS, "loopback")
 """What netctl install writes."""
 
 _local = threading.local()
+_serving = False
+
+
+def serve() -> None:
+    """This process is the service: what may be done after the answer is left to its background tasks."""
+    global _serving
+    _serving = True
 
 
 def state_dir(env: dict[str, str] | os._Environ[str]) -> str:
@@ -36,7 +43,7 @@ def lifecycle(directory: str) -> Lifecycle:
         except FileNotFoundError:
             pass
         kept[2].store.close()
-    made = Lifecycle(Store(directory), Kernel())
+    made = Lifecycle(Store(directory), Kernel(), defer_unlink=_serving)
     _local.kept = (directory, os.stat(path).st_ino, made)
     return made
 

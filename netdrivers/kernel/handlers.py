@@ -103,7 +103,10 @@ def apply_veth(operation: Veth, session: Session) -> None:
 
 
 def undo_veth(operation: Veth, session: Session) -> None:
-    """The peer goes with the host's end."""
+    """The peer goes with the host's end; deleting costs the kernel's grace period, so it may be left to the reaper."""
+    if session.deferred is not None:
+        session.deferred.append(operation.host_name)
+        return
     session.remove("host", [rtnl.delete_link(operation.host_name)])
 
 

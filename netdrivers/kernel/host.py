@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from netdrivers import errors
 from netdrivers.kernel import facts as fact_room
-from netdrivers.kernel import handlers, listeners
+from netdrivers.kernel import handlers, listeners, rtnl
 from netdrivers.kernel.namespaces import Sandbox, adopt_sandbox, open_sandbox
 from netdrivers.kernel.session import ApplyFailed, Session
 from netdrivers.kernel.socket import NetlinkError
@@ -80,11 +80,16 @@ class Kernel:
             session.flush()
         return tuple(session.applied)
 
-    def undo(self, operations: Operations, sandbox: Sandbox | None = None) -> list[str]:
-        """Undo in reverse, going on past failures; each failure in one line."""
+    def undo(
+        self, operations: Operations, sandbox: Sandbox | None = None, deferred: list[str] | None = None
+    ) -> list[str]:
+        """Undo in reverse, going on past failures; each failure in one line.
+
+        deferred: takes the names of host links that are cut off and left for reap(), if given.
+        """
         failures = []
         covered = _covered(operations)
-        with Session(sandbox) as session:
+        with Session(sandbox, deferred) as session:
             for operation in reversed(operations):
                 if covered(operation):
                     continue
@@ -95,6 +100,13 @@ class Kernel:
                 except OSError as error:
                     failures.append(f"undo {operation.line()}: {os.strerror(error.errno or 0)}")
         return failures
+
+    def reap(self, links: Sequence[str]) -> None:
+        """Delete host links by name in one grace period; those that are gone already are success."""
+        group = 1 << 30 | int.from_bytes(os.urandom(3), "big")  # nobody else's, with the odds of 2 to the 24
+        with Session() as session:
+            session.remove("host", [rtnl.set_group(link, group) for link in links])
+            session.remove("host", [rtnl.delete_group(group)])
 
     def drift(self, operations: Operations, sandbox: Sandbox | None = None) -> list[Drift]:
         """Every difference between operations and the kernel."""
@@ -129,9 +141,11 @@ class Kernel:
         with Session() as session:
             return fact_room.forward_trouble(session)
 
-    def port_taken(self, mapping: PortMapping, families: frozenset[int]) -> tuple[int, str] | None:
-        """The first port of a mapping that a local process holds, and the holder."""
-        return listeners.taken(mapping, families)
+    def port_taken(
+        self, mapping: PortMapping, families: frozenset[int], ours: int | None = None
+    ) -> tuple[int, str] | None:
+        """The first port of a mapping that a local process other than ``ours`` holds, and the holder."""
+        return listeners.taken(mapping, families, ours)
 
 
 def _difference(operation: AnyOperation, reader: object) -> str | None:

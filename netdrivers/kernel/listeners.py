@@ -38,10 +38,11 @@ def _bindable(protocol: str, family: int, address: str, port: int) -> bool:
     return True
 
 
-def taken(mapping: PortMapping, families: frozenset[int]) -> tuple[int, str] | None:
+def taken(mapping: PortMapping, families: frozenset[int], ours: int | None = None) -> tuple[int, str] | None:
     """The first port of a mapping that a process holds, with the holder in words; None when all are free.
 
-    families: of the addresses published to (4, 6). A socket on another address does not count.
+    families: of the addresses published to (4, 6). A socket on another address does not count, nor
+    does one of the process ``ours``: the service, which forwards [::1] and is about to stop.
     """
     for port in range(mapping.host_port, mapping.host_port + mapping.count):
         for family in families:
@@ -50,12 +51,24 @@ def taken(mapping: PortMapping, families: frozenset[int]) -> tuple[int, str] | N
             kind = _socket.AF_INET6 if family == 6 else _socket.AF_INET
             address = mapping.host_ip or ("::" if family == 6 else "0.0.0.0")
             if not _bindable(mapping.protocol, kind, address, port):
-                return port, holder(mapping.protocol, port)
+                pid = holder(mapping.protocol, port)
+                if pid is None or pid != ours:
+                    return port, _described(pid)
     return None
 
 
-def holder(protocol: str, port: int) -> str:
-    """The process that listens on a port, as "name (pid N)"; "a local process" when it cannot be seen."""
+def _described(pid: int | None) -> str:
+    if pid is None:
+        return "a local process"
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            return f"{file.read().strip()} (pid {pid})"
+    except OSError:
+        return f"pid {pid}"
+
+
+def holder(protocol: str, port: int) -> int | None:
+    """The process that listens on a port; None when it cannot be seen from here."""
     inodes = set()
     for table in (protocol, f"{protocol}6"):
         try:
@@ -72,8 +85,7 @@ def holder(protocol: str, port: int) -> str:
         try:
             for fd in os.listdir(f"/proc/{pid}/fd"):
                 if os.readlink(f"/proc/{pid}/fd/{fd}") in inodes:
-                    with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-                        return f"{file.read().strip()} (pid {pid})"
+                    return int(pid)
         except OSError:
             continue
-    return "a local process"
+    return None

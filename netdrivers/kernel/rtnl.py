@@ -170,7 +170,6 @@ def set_link(
     tx_queue_length: int = 0,
     promiscuous: bool | None = None,
     allmulticast: bool | None = None,
-    group: int = 0,
 ) -> Body:
     """Settings of a link, by index; what is not given stays."""
     flags = change = 0
@@ -185,14 +184,17 @@ def set_link(
         body += u32(IFLA_MTU, mtu)
     if tx_queue_length:
         body += u32(IFLA_TXQLEN, tx_queue_length)
-    if group:
-        body += u32(IFLA_GROUP, group)
     return RTM_SETLINK, 0, body
 
 
 def delete_link(name: str) -> Body:
     """Delete a link by name; the kernel takes 15 to 20 ms of grace for it."""
     return RTM_DELLINK, 0, _link() + string(IFLA_IFNAME, name)
+
+
+def set_group(name: str, group: int) -> Body:
+    """Put a named link into a group."""
+    return RTM_SETLINK, 0, _link() + string(IFLA_IFNAME, name) + u32(IFLA_GROUP, group)
 
 
 def delete_group(group: int) -> Body:

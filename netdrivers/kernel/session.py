@@ -31,10 +31,13 @@ class Session:
     """Sockets are opened when first needed; messages wait until the channel changes or an answer is needed.
 
     A channel is "host" or "sandbox" (rtnetlink of that namespace) or "nft" (one transaction).
+    deferred: where undo writes the names of host links that are cut off already and may be deleted
+    later, many at a time; None deletes each at once.
     """
 
-    def __init__(self, sandbox: Sandbox | None = None) -> None:
+    def __init__(self, sandbox: Sandbox | None = None, deferred: list[str] | None = None) -> None:
         self.sandbox = sandbox
+        self.deferred = deferred
         self.applied: list[AnyOperation] = []
         self._sockets: dict[str, NetlinkSocket] = {}
         self._indexes: dict[tuple[Where, str], int] = {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import msgspec
@@ -19,7 +19,7 @@ from netdrivers.model import Attachment, Lease, Network, PortMapping, Result
 from netdrivers.operations import Operations
 from netdrivers.state import locks
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -49,6 +49,8 @@ CREATE TABLE ports (
     protocol TEXT, port INTEGER, host_ip TEXT, owner TEXT NOT NULL, PRIMARY KEY (protocol, port, host_ip)
 ) WITHOUT ROWID;
 CREATE INDEX ports_owner ON ports (owner);
+-- Host links that are cut off and wait for the reaper, with the attachment that they were of.
+CREATE TABLE unlinking (link TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
@@ -245,6 +247,21 @@ class Store:
                 self._give_back(network, pool, address)
         self._db.execute("DELETE FROM ports WHERE owner = ?", (owner,))
 
+    # Links that wait for the reaper
+
+    def put_unlinking(self, links: Sequence[str], owner: str) -> None:
+        """Leave links to the reaper."""
+        self._db.executemany("INSERT OR REPLACE INTO unlinking VALUES (?, ?)", [(link, owner) for link in links])
+
+    def unlinking(self, owner: str | None = None) -> list[str]:
+        """Links that wait, all or those of one attachment."""
+        rows = self._db.execute("SELECT link FROM unlinking WHERE ?1 IS NULL OR owner = ?1", (owner,))
+        return [link for (link,) in rows]
+
+    def unlinked(self, links: Sequence[str]) -> None:
+        """Forget links that are deleted."""
+        self._db.executemany("DELETE FROM unlinking WHERE link = ?", [(link,) for link in links])
+
     # Leases: LeaseStore of the allocator
 
     def set_pool(self, network: str, pool: int, spans: list[tuple[bytes, bytes]]) -> None:
@@ -368,6 +385,18 @@ class Store:
             [(mapping.protocol, port, host_ip, owner) for port in range(mapping.host_port, last + 1)],
         )
         return None
+
+    def some_ports(self, limit: int) -> list[tuple[str, int, str, str]]:
+        """(protocol, port, host ip, owner's key) of some reserved host ports, at most ``limit``."""
+        return self._db.execute("SELECT protocol, port, host_ip, owner FROM ports LIMIT ?", (limit,)).fetchall()
+
+    def service_pid(self) -> int | None:
+        """The process of the service on this state directory, None when there is none."""
+        try:
+            with open(f"{self.directory}/service.lock", encoding="ascii") as file:
+                return int(file.read())
+        except (OSError, ValueError):
+            return None
 
     def ports(self) -> list[tuple[str, int, str, str]]:
         """(protocol, port, host ip, owner's key) of every reserved host port."""
