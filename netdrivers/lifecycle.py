@@ -95,11 +95,7 @@ class Lifecycle:
             self._reap(self.store.unlinking(key))
             return
         if leftover.state == "attached":
-            raise errors.AlreadyAttached(
-                f"container {leftover.attachment.container} has {leftover.attachment.ifname} on network"
-                f" {leftover.attachment.network} already",
-                "delete it first",
-            )
+            raise _attached_already(leftover.attachment)
         self._remove(leftover)
 
     def _attach(
@@ -249,10 +245,13 @@ class Lifecycle:
     def drift(self, record: AttachmentRecord) -> list[Drift]:
         """Every difference of an attachment and its network to the kernel."""
         network = self.store.network(record.attachment.network)
-        found = self.kernel.drift(network.operations) if network else []
+        return (self.kernel.drift(network.operations) if network else []) + self.own_drift(record)
+
+    def own_drift(self, record: AttachmentRecord) -> list[Drift]:
+        """Every difference of an attachment alone."""
         with self.kernel.sandbox(record.attachment.netns, required=False) as sandbox:
             own = sandbox if sandbox and sandbox.inode == record.inode else None
-            return found + self.kernel.drift(record.operations, own)
+            return self.kernel.drift(record.operations, own)
 
     def reload(self) -> list[Drift]:
         """Apply again whatever drifted, networks first; what was mended. A dead namespace is left to gc."""
@@ -292,7 +291,7 @@ class Lifecycle:
     def gc_dead(self, linger_seconds: float = 0.0) -> list[str]:
         """Remove attachments whose namespace died or whose call died, and networks idle for some time."""
         self.reap()
-        removed = self._remove_all([record for record in self.store.attachments() if not self._alive(record)])
+        removed = self._remove_all([record for record in self.store.attachments() if not self.alive(record)])
         return removed + [f"network {name}" for name in self.networks.remove_idle(linger_seconds)]
 
     def _remove_all(self, records: list[AttachmentRecord]) -> list[str]:
@@ -311,7 +310,7 @@ class Lifecycle:
             raise errors.UndoFailed(failures)
         return removed
 
-    def _alive(self, record: AttachmentRecord) -> bool:
+    def alive(self, record: AttachmentRecord) -> bool:
         """Whether an attachment's namespace is there: by its path, or by a veth that died with it."""
         if record.state != "attached":
             return False
@@ -344,6 +343,9 @@ class Lifecycle:
         preview: list[Preview] = []
         with self.kernel.sandbox(attachment.netns) as sandbox:
             driver = find_driver(network.driver)
+            known = self.store.attachment(attachment.key)
+            if known is not None and known.state == "attached":
+                raise _attached_already(known.attachment)
             try:
                 with self.store.writing():
                     settled, operations = self.networks.preview(network)
@@ -358,6 +360,13 @@ class Lifecycle:
             except _Rollback:
                 pass
         return preview[0]
+
+
+def _attached_already(attachment: Attachment) -> errors.AlreadyAttached:
+    return errors.AlreadyAttached(
+        f"container {attachment.container} has {attachment.ifname} on network {attachment.network} already",
+        "delete it first",
+    )
 
 
 def _quietly(work: Callable[[], None]) -> None:

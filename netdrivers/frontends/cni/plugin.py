@@ -15,7 +15,7 @@ from netdrivers.frontends.request import Request, Response
 from netdrivers.lifecycle import Lifecycle
 from netdrivers.model import Attachment, Network
 
-_CODES = {
+CODES = {
     "version": 1,
     "unknown-container": 3,
     "request": 4,
@@ -61,7 +61,7 @@ def run(request: Request, lifecycle: Lifecycle, engine: str) -> Response:
 
 def failure(error: errors.NetdriversError, version: str) -> Response:
     """The spec's error for one of ours."""
-    document = {"cniVersion": version, "code": _CODES.get(error.code, INTERNAL_CODE), "msg": error.message}
+    document = {"cniVersion": version, "code": CODES.get(error.code, INTERNAL_CODE), "msg": error.message}
     if error.hint:
         document["details"] = error.hint
     return Response(1, _encode(document))
