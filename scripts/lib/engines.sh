@@ -1,6 +1,7 @@
 # What tests/engines need on a fresh Debian 12 or 13: packages, Python packages, and the other release's engines in a
 # cached root. Sourced; `engines_setup PYTHON` does it all, PYTHON being the interpreter that will run the tests.
 
+# shellcheck shell=bash
 engines_say() { printf '== %s\n' "$*"; }
 
 # Debian 13 has no Podman with a CNI backend: that one comes from a Debian 12 root.

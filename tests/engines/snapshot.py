@@ -73,7 +73,8 @@ def unchanged(host: EngineHost) -> Iterator[None]:
     # The kernel takes some time to remove a link.
     change = eventually(lambda: difference(before, network(host.machine)), lambda lines: not lines)
     if change:
-        raise AssertionError("the host's network changed:\n" + "\n".join(change))
+        lines = [line if len(line) < 240 else line[:240] + " ..." for line in change[:20]]
+        raise AssertionError(f"{len(change)} changes of the host's network:\n" + "\n".join(lines))
     if leases() != leased:
         raise AssertionError(f"attachments before:\n{leased}\nand after:\n{leases()}")
 

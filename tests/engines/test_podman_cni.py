@@ -21,8 +21,9 @@ def host(engine_host: MakeHost) -> EngineHost:
     made.write("/etc/cni/net.d/51-yard.conflist", conflist("yard", "br-yard", "10.88.8.0/24"))
     podman.configure(made, podman.CNI)
     # A network's own links and rules come with its first container and may stay after its last.
-    podman.serve(made, "first", "--network", "shop,yard")
-    podman.remove(made, "first")
+    for network in ("shop", "yard"):
+        podman.serve(made, "first", "--network", network)
+        podman.remove(made, "first")
     return made
 
 
