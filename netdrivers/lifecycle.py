@@ -15,7 +15,7 @@ from netdrivers.ipam import allocator
 from netdrivers.kernel.host import Kernel
 from netdrivers.kernel.namespaces import Sandbox
 from netdrivers.kernel.session import ApplyFailed
-from netdrivers.model import Attachment, Facts, Lease, Network, PortMapping, Result
+from netdrivers.model import Attachment, Facts, Lease, LeasedAddress, Network, PortMapping, Result
 from netdrivers.networks import Networks, lock_name
 from netdrivers.operations import Drift, Operations, Plan, Veth
 from netdrivers.publish import WILDCARDS, families_of
@@ -106,11 +106,9 @@ class Lifecycle:
         facts = self.kernel.facts(query, sandbox) if query else Facts()
         given = foreign.add() if foreign else None
         try:
-            plan = self._record(record, attachment, given, facts, sandbox.inode)
-            if record.network.ipam.kind in ("static", "delegated"):
-                planned = self.store.attachment(attachment.key)
-                assert planned is not None
-                self._or_forget(attachment, lambda: self.networks.extend(record, planned.lease))
+            plan, shared = self._record(record, attachment, given, facts, sandbox.inode)
+            if shared:
+                self._or_forget(attachment, lambda: self.networks.extend(record, shared))
             self._or_forget(attachment, lambda: self._apply(record, plan, sandbox))
         except BaseException:
             if foreign:
@@ -122,12 +120,17 @@ class Lifecycle:
 
     def _record(
         self, record: NetworkRecord, attachment: Attachment, given: Lease | None, facts: Facts, inode: int
-    ) -> Plan:
-        """Lease, reserve, plan and write down, in one transaction; nothing is in the kernel yet."""
+    ) -> tuple[Plan, Operations]:
+        """Lease, reserve, plan and write down, in one transaction; nothing is in the kernel yet.
+
+        The attachment's plan, and what it brings to its network.
+        """
         network, driver = record.network, find_driver(record.network.driver)
         self._refuse_listeners(network, attachment)
         with self.store.writing():
-            if given is not None:
+            if driver.chained:
+                lease = _lease_of(attachment.previous)
+            elif given is not None:
                 lease = given
                 allocator.record_given(network, given, attachment.key, self.store)
             else:
@@ -135,9 +138,10 @@ class Lifecycle:
             for mapping in attachment.ports:
                 self._reserve(mapping, lease, attachment.key, network)
             plan = driver.plan(network, attachment, lease, facts)
+            shared = driver.plan_shared(network, attachment, lease)
             self.store.put_attachment(attachment, lease, plan.result, plan.operations, "planned", inode)
             self.store.touch_network(network.name, idle=False)
-        return plan
+        return plan, shared
 
     def _refuse_listeners(self, network: Network, attachment: Attachment) -> None:
         texts = [part.subnet for pool in network.ipam.pools for part in pool.ranges]
@@ -373,6 +377,12 @@ def _quietly(work: Callable[[], None]) -> None:
     """Clean up after another error, which is the one to tell."""
     with suppress(errors.NetdriversError):
         work()
+
+
+def _lease_of(previous: Result | None) -> Lease:
+    """The addresses that the plugins before us gave the container."""
+    found = previous.addresses if previous else ()
+    return Lease(tuple(LeasedAddress(address.address, address.gateway) for address in found))
 
 
 def _result_differences(previous: Result, recorded: Result) -> list[str]:

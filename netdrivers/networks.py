@@ -12,7 +12,7 @@ from netdrivers.drivers.base import Driver
 from netdrivers.drivers.registry import driver as find_driver
 from netdrivers.kernel.host import Kernel
 from netdrivers.kernel.session import ApplyFailed
-from netdrivers.model import Facts, Lease, Network
+from netdrivers.model import Facts, Network
 from netdrivers.operations import AnyOperation, Bridge, Operations
 from netdrivers.state import locks
 from netdrivers.state.store import NetworkRecord, Store
@@ -137,9 +137,8 @@ class Networks:
         old = record.operations if record else ()
         return settled, tuple(op for op in driver.plan_network(settled, facts) if op not in old)
 
-    def extend(self, record: NetworkRecord, lease: Lease) -> None:
-        """Add what an attachment's lease brings to its network (static and delegated IPAM)."""
-        wanted = find_driver(record.network.driver).plan_network(record.network, Facts(), lease)
+    def extend(self, record: NetworkRecord, wanted: Operations) -> None:
+        """Add what an attachment brings to its network (see Driver.plan_shared)."""
         known = {_identity(operation) for operation in record.operations}
         if all(_identity(operation) in known for operation in wanted):
             return

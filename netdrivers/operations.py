@@ -254,17 +254,6 @@ class LinkSettings(Operation, frozen=True, tag="link-settings"):
         return f"set {self.link} {' '.join(parts)} in sandbox"
 
 
-class RateLimit(Operation, frozen=True, tag="rate-limit"):
-    """Token bucket on a host link's egress (towards the container). rate: bits/s, burst: bits."""
-
-    link: str
-    rate: int
-    burst: int
-
-    def line(self) -> str:
-        return f"limit {self.link} to {self.rate} bit/s (burst {self.burst} bit)"
-
-
 AnyOperation = (
     Forwarding
     | Sysctl
@@ -283,7 +272,6 @@ AnyOperation = (
     | InterfaceAddress
     | InterfaceRoute
     | LinkSettings
-    | RateLimit
 )
 """Every operation, for the store's decoder."""
 

@@ -16,11 +16,13 @@ class Driver(Protocol):
     name: the word in a configuration's ``type``. options_type: a Struct whose fields are the
     driver's configuration keys (used to decode, to lint and to suggest). owns_subnets: the
     network's subnets are its own, so that they may not overlap others or routes of the host.
+    chained: it works on what the plugin before it in a chain has made, and gives no addresses.
     """
 
     name: str
     options_type: type[Struct]
     owns_subnets: bool
+    chained: bool
 
     def needs(self, network: Network, attachment: Attachment | None) -> FactsQuery | None:
         """The facts that planning wants: of the network (attachment None), or of an attachment; None for none."""
@@ -35,11 +37,13 @@ class Driver(Protocol):
     def links(self, network: Network) -> tuple[str, ...]:
         """Names of the links that the network makes on the host, whose routes are its own."""
 
-    def plan_network(self, network: Network, facts: Facts, lease: Lease | None = None) -> Operations:
-        """What belongs to the settled network and not to one attachment, in order.
+    def plan_network(self, network: Network, facts: Facts) -> Operations:
+        """What belongs to the settled network and not to one attachment, in order."""
 
-        lease: of an attachment whose addresses the network's configuration does not tell (static or
-        delegated IPAM); what it adds joins the network's record.
+    def plan_shared(self, network: Network, attachment: Attachment, lease: Lease) -> Operations:
+        """What belongs to the network but only an attachment tells: subnets of a foreign IPAM, a chain's bridge.
+
+        What it adds joins the network's record, before the attachment's own plan is applied.
         """
 
     def plan(self, network: Network, attachment: Attachment, lease: Lease, facts: Facts) -> Plan:

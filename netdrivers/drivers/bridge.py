@@ -83,6 +83,7 @@ class BridgeDriver:
     name = "bridge"
     options_type = BridgeOptions
     owns_subnets = True
+    chained = False
 
     def needs(self, network: Network, attachment: Attachment | None) -> FactsQuery | None:
         """Links, addresses and routes once for each network; nothing for an attachment."""
@@ -130,8 +131,15 @@ class BridgeDriver:
         """The bridge."""
         return (_settled(network).bridge,)
 
-    def plan_network(self, network: Network, facts: Facts, lease: Lease | None = None) -> Operations:
+    def plan_network(self, network: Network, facts: Facts) -> Operations:
         """Forwarding, the bridge with its gateways, and its membership in the firewall's sets."""
+        return self._shared(network, facts, None)
+
+    def plan_shared(self, network: Network, attachment: Attachment, lease: Lease) -> Operations:
+        """The same for subnets that the configuration does not tell: gateways, hairpin, masquerade."""
+        return self._shared(network, Facts(), lease) if network.ipam.kind in ("static", "delegated") else ()
+
+    def _shared(self, network: Network, facts: Facts, lease: Lease | None) -> Operations:
         options = _settled(network)
         bridge, backend = options.bridge, _backend(network)
         subnets = _subnets(network, lease)

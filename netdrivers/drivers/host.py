@@ -19,6 +19,7 @@ class HostDriver:
     name = "host"
     options_type = HostOptions
     owns_subnets = False
+    chained = False
 
     def needs(self, network: Network, attachment: Attachment | None) -> FactsQuery | None:
         """The host's links and addresses, which are the result."""
@@ -36,7 +37,11 @@ class HostDriver:
         """None."""
         return ()
 
-    def plan_network(self, network: Network, facts: Facts, lease: Lease | None = None) -> Operations:
+    def plan_network(self, network: Network, facts: Facts) -> Operations:
+        """Nothing."""
+        return ()
+
+    def plan_shared(self, network: Network, attachment: Attachment, lease: Lease) -> Operations:
         """Nothing."""
         return ()
 

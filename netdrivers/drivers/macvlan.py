@@ -41,6 +41,7 @@ class MacvlanDriver:
     name = "macvlan"
     options_type = MacvlanOptions
     owns_subnets = False
+    chained = False
 
     def needs(self, network: Network, attachment: Attachment | None) -> FactsQuery | None:
         """Links and routes once for each network, for the master and its MTU."""
@@ -80,7 +81,7 @@ class MacvlanDriver:
         """The shim, if any."""
         return (_shim(network),) if decode_options(network.options, MacvlanOptions).host_shim else ()
 
-    def plan_network(self, network: Network, facts: Facts, lease: Lease | None = None) -> Operations:
+    def plan_network(self, network: Network, facts: Facts) -> Operations:
         """The shim: an address-less macvlan of the host's own, answering ARP with the host's addresses."""
         options = decode_options(network.options, MacvlanOptions)
         if not options.host_shim:
@@ -90,6 +91,10 @@ class MacvlanDriver:
             Macvlan("host", name, options.master, "bridge", derived_mac("shim", network.name), options.mtu),
             LinkUp("host", name),
         )
+
+    def plan_shared(self, network: Network, attachment: Attachment, lease: Lease) -> Operations:
+        """Nothing."""
+        return ()
 
     def plan(self, network: Network, attachment: Attachment, lease: Lease, facts: Facts) -> Plan:
         """The link born in the sandbox, its addresses and routes, and a host route by the shim."""

@@ -19,6 +19,7 @@ class NoneDriver:
     name = "none"
     options_type = NoneOptions
     owns_subnets = False
+    chained = False
 
     def needs(self, network: Network, attachment: Attachment | None) -> FactsQuery | None:
         """Nothing."""
@@ -36,7 +37,11 @@ class NoneDriver:
         """None."""
         return ()
 
-    def plan_network(self, network: Network, facts: Facts, lease: Lease | None = None) -> Operations:
+    def plan_network(self, network: Network, facts: Facts) -> Operations:
+        """Nothing."""
+        return ()
+
+    def plan_shared(self, network: Network, attachment: Attachment, lease: Lease) -> Operations:
         """Nothing."""
         return ()
 

@@ -15,7 +15,6 @@ _OURS = {
     "portmap": "PortmapDriver",
     "firewall": "FirewallDriver",
     "tuning": "TuningDriver",
-    "bandwidth": "BandwidthDriver",
 }
 """Known without reading package metadata, which costs 20 ms; pyproject.toml lists the same."""
 

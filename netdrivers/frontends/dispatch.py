@@ -13,7 +13,7 @@ from netdrivers.lifecycle import Lifecycle
 from netdrivers.state.store import Store
 
 DEFAULT_STATE_DIR = "/run/netdrivers"
-CNI_DRIVERS = ("bridge", "host", "macvlan", "none")
+CNI_DRIVERS = ("bridge", "host", "macvlan", "none", "portmap", "firewall", "tuning")
 PROGRAMS = (*CNI_DRIVERS, "loopback")
 """What netctl install writes."""
 
@@ -43,7 +43,7 @@ def lifecycle(directory: str) -> Lifecycle:
         except FileNotFoundError:
             pass
         kept[2].store.close()
-    made = Lifecycle(Store(directory), Kernel(), defer_unlink=_serving)
+    made = Lifecycle(Store(directory), Kernel(keep_sockets=_serving), defer_unlink=_serving)
     _local.kept = (directory, os.stat(path).st_ino, made)
     return made
 

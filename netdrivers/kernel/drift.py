@@ -32,7 +32,6 @@ from netdrivers.operations import (
     Macvlan,
     Masquerade,
     Publish,
-    RateLimit,
     Sysctl,
     Veth,
 )
@@ -93,10 +92,6 @@ class Reader:
     def routes(self, where: Where, family: int) -> list[Any]:
         """The routes of a family (AF_INET, AF_INET6)."""
         return self._dump("routes", where, family, lambda: self._route(where).get_routes(family=family))
-
-    def disciplines(self, index: int) -> list[Any]:
-        """The queueing disciplines of a host's link."""
-        return list(self._route("host").get_qdiscs(index=index))
 
 
 def _forwarding(operation: Forwarding, _: Reader) -> str | None:
@@ -238,14 +233,6 @@ def _link_settings(operation: LinkSettings, reader: Reader) -> str | None:
     return None
 
 
-def _rate_limit(operation: RateLimit, reader: Reader) -> str | None:
-    link = reader.link("host", operation.link)
-    if link is None:
-        return "link missing"
-    kinds = [q.get("TCA_KIND") for q in reader.disciplines(link["index"])]
-    return None if "tbf" in kinds else "no token bucket filter"
-
-
 def _forward_accept(operation: ForwardAccept, _: Reader) -> str | None:
     return firewall.forward_accept_drift(operation)
 
@@ -263,7 +250,6 @@ _READERS: dict[type, Callable[[Any, Reader], str | None]] = {
     InterfaceAddress: _address,
     InterfaceRoute: _route,
     LinkSettings: _link_settings,
-    RateLimit: _rate_limit,
     BridgePolicy: _elements,
     Masquerade: _elements,
     Hairpin: _elements,

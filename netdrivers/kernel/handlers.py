@@ -32,7 +32,6 @@ from netdrivers.operations import (
     Macvlan,
     Masquerade,
     Publish,
-    RateLimit,
     Sysctl,
     Veth,
 )
@@ -233,17 +232,6 @@ def apply_link_settings(operation: LinkSettings, session: Session) -> None:
     session.send("sandbox", operation, body)
 
 
-def apply_rate_limit(operation: RateLimit, session: Session) -> None:
-    """A token bucket filter as the link's root queueing discipline."""
-    index = session.index("host", operation.link)
-    session.send("host", operation, rtnl.token_bucket(index, operation.rate, operation.burst, add=True))
-
-
-def undo_rate_limit(operation: RateLimit, session: Session) -> None:
-    """Remove the queueing discipline, if its link is still there."""
-    _undo_on_link("host", operation.link, session, lambda index: rtnl.token_bucket(index, 0, 0, add=False))
-
-
 APPLY: dict[type, Handler] = {
     Forwarding: apply_forwarding,
     Sysctl: apply_sysctl,
@@ -262,7 +250,6 @@ APPLY: dict[type, Handler] = {
     InterfaceAddress: apply_address,
     InterfaceRoute: apply_route,
     LinkSettings: apply_link_settings,
-    RateLimit: apply_rate_limit,
 }
 
 UNDO: dict[type, Handler] = {
@@ -283,7 +270,6 @@ UNDO: dict[type, Handler] = {
     InterfaceAddress: undo_address,
     InterfaceRoute: undo_route,
     LinkSettings: keep,
-    RateLimit: undo_rate_limit,
 }
 
 

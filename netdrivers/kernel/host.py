@@ -22,7 +22,6 @@ from netdrivers.operations import (
     LinkUp,
     Macvlan,
     Operations,
-    RateLimit,
     Veth,
 )
 
@@ -31,10 +30,17 @@ Fault = Callable[[AnyOperation], None]
 
 
 class Kernel:
-    """The Linux kernel of the calling thread's network namespace."""
+    """The Linux kernel of the calling thread's network namespace.
 
-    def __init__(self, fault: Fault | None = None) -> None:
+    fault: see Fault. keep_sockets: for threads that call often and stay in one namespace.
+    """
+
+    def __init__(self, fault: Fault | None = None, keep_sockets: bool = False) -> None:
         self._fault = fault
+        self._keep = keep_sockets
+
+    def _session(self, sandbox: Sandbox | None = None, deferred: list[str] | None = None) -> Session:
+        return Session(sandbox, deferred, self._keep)
 
     @contextmanager
     def sandbox(self, path: str, required: bool = True, fd: int = -1) -> Iterator[Sandbox | None]:
@@ -56,12 +62,12 @@ class Kernel:
 
     def facts(self, query: FactsQuery, sandbox: Sandbox | None = None) -> Facts:
         """The facts that a query asks for."""
-        with Session() as session:
+        with self._session() as session:
             return fact_room.gather(query, session, sandbox)
 
     def apply(self, operations: Operations, sandbox: Sandbox | None = None) -> None:
         """Apply in order. ApplyFailed names the error and the operations that took effect before it."""
-        with Session(sandbox) as session:
+        with self._session(sandbox) as session:
             try:
                 for operation in operations:
                     if self._fault is not None:
@@ -89,7 +95,7 @@ class Kernel:
         """
         failures = []
         covered = _covered(operations)
-        with Session(sandbox, deferred) as session:
+        with self._session(sandbox, deferred) as session:
             for operation in reversed(operations):
                 if covered(operation):
                     continue
@@ -104,7 +110,7 @@ class Kernel:
     def reap(self, links: Sequence[str]) -> None:
         """Delete host links by name in one grace period; those that are gone already are success."""
         group = 1 << 30 | int.from_bytes(os.urandom(3), "big")  # nobody else's, with the odds of 2 to the 24
-        with Session() as session:
+        with self._session() as session:
             session.remove("host", [rtnl.set_group(link, group) for link in links])
             session.remove("host", [rtnl.delete_group(group)])
 
@@ -112,7 +118,7 @@ class Kernel:
         """Every difference between operations and the kernel."""
         from netdrivers.kernel import drift
 
-        with Session(sandbox) as session:
+        with self._session(sandbox) as session:
             reader = drift.Reader(session)
             try:
                 found = ((operation, _difference(operation, reader)) for operation in operations)
@@ -133,12 +139,12 @@ class Kernel:
 
     def link_exists(self, name: str) -> bool:
         """Whether the host has a link of that name."""
-        with Session() as session:
+        with self._session() as session:
             return bool(fact_room.gather(FactsQuery(names=(name,)), session, None).links)
 
     def forward_trouble(self) -> list[str]:
         """Why forwarded traffic of ours would be dropped by another's firewall; empty when it would not."""
-        with Session() as session:
+        with self._session() as session:
             return fact_room.forward_trouble(session)
 
     def port_taken(
@@ -171,8 +177,8 @@ def _covered(operations: Operations) -> Callable[[AnyOperation], bool]:
             gone.add(("host", operation.name))
 
     def covered(operation: AnyOperation) -> bool:
-        if isinstance(operation, InterfaceAddress | InterfaceRoute | LinkUp):
-            return (operation.where, operation.link) in gone
-        return isinstance(operation, RateLimit) and ("host", operation.link) in gone
+        if not isinstance(operation, InterfaceAddress | InterfaceRoute | LinkUp):
+            return False
+        return (operation.where, operation.link) in gone
 
     return covered

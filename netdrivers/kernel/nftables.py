@@ -39,7 +39,7 @@ _ELEMENTS_PER_MESSAGE = 400  # an attribute's length has 16 bits
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _SETS = (
     "bridges", "isolated", "strict", "internal", "self", "noicc", "masquerade4", "masquerade6",
-    "same4", "same6", "publish4", "publish6", "publish4any", "publish6any",
+    "same4", "same6", "itself4", "itself6", "publish4", "publish6", "publish4any", "publish6any",
 )  # fmt: skip
 
 Body = tuple[int, int, bytes]
@@ -90,6 +90,8 @@ def elements(operation: AnyOperation) -> list[tuple[str, list[Element]]]:
         return [("masquerade4" if len(first) == 4 else "masquerade6", found)]
     if isinstance(operation, Hairpin):
         first, last = _bounds(operation.subnet)
+        if first == last:
+            return [("itself4" if len(first) == 4 else "itself6", [(first * 2, None, None, 0)])]
         return [("same4" if len(first) == 4 else "same6", [(first * 2, None, last * 2, 0)])]
     if isinstance(operation, AllowSource):
         key, mac = _name_key(operation.link), mac_bytes(operation.mac) + b"\0\0"

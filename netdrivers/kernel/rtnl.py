@@ -319,26 +319,3 @@ def read_route(body: bytes, names: dict[int, str]) -> RouteFact | None:
     unspecified = "::" if family == AF_INET6 else "0.0.0.0"
     gateway = unpacked(found[RTA_GATEWAY]) if RTA_GATEWAY in found else unspecified
     return RouteFact(dst, link, number(found.get(RTA_PRIORITY, b"")), gateway)
-
-
-_TC = struct.Struct("=BxxxiIII")
-RTM_NEWQDISC, RTM_DELQDISC = 36, 37
-_TC_H_ROOT = 0xFFFFFFFF
-_TCA_KIND, _TCA_OPTIONS = 1, 2
-_TBF_LATENCY_SECONDS = 0.025
-
-
-def token_bucket(index: int, rate_bits: int, burst_bits: int, add: bool) -> Body:
-    """A token bucket filter as root discipline (linux/pkt_sched.h); rate in bits/s, burst in bits."""
-    if not add:
-        return RTM_DELQDISC, 0, _TC.pack(0, index, 0, _TC_H_ROOT, 0)
-    rate, burst = max(1, rate_bits // 8), max(1600, burst_bits // 8)
-    ticks = min(0xFFFFFFFF, int(burst / rate * 1_000_000 * 15.625))  # psched ticks of 64 ns
-    limit = min(0xFFFFFFFF, int(rate * _TBF_LATENCY_SECONDS) + burst)
-    spec = struct.pack("=BBHhHI", 0, 1, 0, 0, 0, min(rate, 0xFFFFFFFF))
-    parameters = spec + b"\0" * 12 + struct.pack("=III", limit, ticks, 0)
-    options = attribute(1, parameters) + u32(6, min(burst, 0xFFFFFFFF))
-    if rate > 0xFFFFFFFF:
-        options += attribute(4, struct.pack("=Q", rate))
-    header = _TC.pack(0, index, 0, _TC_H_ROOT, 0)
-    return RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, header + string(_TCA_KIND, "tbf") + nested(_TCA_OPTIONS, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 
 from netdrivers import errors
 from netdrivers.kernel import nftables, rtnl
@@ -16,6 +17,9 @@ GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, 
 """What the kernel says of a thing that is not there."""
 
 Body = tuple[int, int, bytes]
+
+_kept = threading.local()
+"""Host sockets that a long-lived thread keeps: closing one of nf_tables waits for the kernel's grace period."""
 
 
 class ApplyFailed(Exception):
@@ -32,11 +36,13 @@ class Session:
 
     A channel is "host" or "sandbox" (rtnetlink of that namespace) or "nft" (one transaction).
     deferred: where undo writes the names of host links that are cut off already and may be deleted
-    later, many at a time; None deletes each at once.
+    later, many at a time; None deletes each at once. keep: the thread's host sockets outlive the
+    session, in a thread that stays in one namespace.
     """
 
-    def __init__(self, sandbox: Sandbox | None = None, deferred: list[str] | None = None) -> None:
+    def __init__(self, sandbox: Sandbox | None = None, deferred: list[str] | None = None, keep: bool = False) -> None:
         self.sandbox = sandbox
+        self._keep = keep
         self.deferred = deferred
         self.applied: list[AnyOperation] = []
         self._sockets: dict[str, NetlinkSocket] = {}
@@ -45,9 +51,12 @@ class Session:
         self._queue: list[tuple[AnyOperation, Body]] = []
 
     def close(self) -> None:
-        """Close the sockets."""
-        for sock in self._sockets.values():
-            sock.close()
+        """Close the sockets, but for those that the thread keeps."""
+        for channel, sock in self._sockets.items():
+            if self._keep and channel != "sandbox" and not sock.broken:
+                setattr(_kept, channel, sock)
+            else:
+                sock.close()
         self._sockets.clear()
 
     def __enter__(self) -> Session:
@@ -69,6 +78,8 @@ class Session:
             if channel == "sandbox":
                 with inside(self.sandbox_fd()):
                     sock = NetlinkSocket(NETLINK_ROUTE)
+            elif self._keep and getattr(_kept, channel, None):
+                sock = _kept.__dict__.pop(channel)
             else:
                 sock = NetlinkSocket(NETLINK_NETFILTER if channel == "nft" else NETLINK_ROUTE)
             self._sockets[channel] = sock

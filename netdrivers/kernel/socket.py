@@ -41,6 +41,8 @@ class NetlinkSocket:
         # SO_RCVTIMEO rather than settimeout, which would add a poll to every receive.
         self._socket.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, struct.pack("@ll", seconds, 0))
         self._sequence = 0
+        self.broken = False
+        """Whether an answer may still be on its way, so that the socket is not to be used again."""
 
     def close(self) -> None:
         """Close the socket."""
@@ -58,6 +60,7 @@ class NetlinkSocket:
         try:
             return self._socket.recv(1 << 18)
         except BlockingIOError:
+            self.broken = True
             raise NetlinkError(errno.ETIMEDOUT, 0, "no answer from the kernel") from None
 
     def batch(self, bodies: list[tuple[int, int, bytes]]) -> list[int]:

@@ -40,6 +40,9 @@ SHARED_KEYS = frozenset(
 )  # fmt: skip
 """Keys of every plugin configuration; what else there is belongs to the driver."""
 
+CHAINED = ("portmap", "firewall", "tuning")
+"""Plugins that add to what an earlier one made (their drivers say chained)."""
+
 OWN_IPAM = ("host-local", "static")
 CNI_ARGS_KEYS = ("IgnoreUnknown", "IP", "MAC", "GATEWAY")
 
@@ -88,13 +91,18 @@ def _cni_args(text: str) -> dict[str, str]:
     return found
 
 
+def record_name(name: str, plugin: str) -> str:
+    """What the store knows a network by: a chained plugin's part is apart from its main plugin's."""
+    return f"{name}+{plugin}" if plugin in CHAINED else name
+
+
 def network_of(config: Document, plugin: str) -> Network:
     """The network that a plugin configuration describes. plugin: the driver's name."""
     name = check_name(need(config, "name", str), "name")
     ipam_config = get(config, "ipam", dict, {})
     runtime = folded(get(config, "runtimeConfig", dict, {}))
     return Network(
-        name=name,
+        name=record_name(name, plugin),
         driver=plugin,
         options={key: value for key, value in config.items() if key not in SHARED_KEYS},
         ipam=_ipam(ipam_config, runtime),
@@ -202,7 +210,7 @@ def _resolv_conf(config: Document) -> Dns:
     return Dns(tuple(servers), domain, tuple(search), tuple(options))
 
 
-def attachment_of(config: Document, plugin: str, call: Arguments, engine: str) -> Attachment:
+def attachment_of(config: Document, network: Network, call: Arguments, engine: str) -> Attachment:
     """The attachment that a call asks for, with address and MAC from every place the conventions allow."""
     runtime = folded(get(config, "runtimeConfig", dict, {}))
     args = get(get(config, "args", dict, {}), "cni", dict, {}, "args.")
@@ -214,8 +222,8 @@ def attachment_of(config: Document, plugin: str, call: Arguments, engine: str) -
     ]
     previous = get(config, "prevResult", dict, None)
     return Attachment(
-        network=config["name"],
-        driver=plugin,
+        network=network.name,
+        driver=network.driver,
         container=call.container,
         ifname=call.ifname,
         netns=call.netns,

@@ -7,7 +7,16 @@ from typing import Any
 import msgspec
 
 from netdrivers import errors
-from netdrivers.frontends.cni.config import OWN_IPAM, Arguments, arguments, attachment_of, merged, network_of
+from netdrivers.frontends.cni.config import (
+    CHAINED,
+    OWN_IPAM,
+    Arguments,
+    arguments,
+    attachment_of,
+    merged,
+    network_of,
+    record_name,
+)
 from netdrivers.frontends.cni.delegate import ExecutableIpam
 from netdrivers.frontends.cni.result import VERSIONS, at_least, checked_version, format_result
 from netdrivers.frontends.reading import Document, check_name, decode, get, need, objects
@@ -82,13 +91,14 @@ def _foreign(network: Network, request: Request, call: Arguments) -> ExecutableI
 def _add(request: Request, document: Document, version: str, lifecycle: Lifecycle, engine: str) -> dict[str, Any]:
     call = arguments(request.env, "ADD")
     network = network_of(document, request.program)
-    attachment = attachment_of(document, request.program, call, engine)
+    attachment = attachment_of(document, network, call, engine)
     result = lifecycle.add(network, attachment, _foreign(network, request, call), request.netns_fd)
-    return format_result(merged(attachment.previous, result), version)
+    chained = request.program in CHAINED
+    return format_result(result if chained else merged(attachment.previous, result), version)
 
 
 def _key(document: Document, request: Request, call: Arguments) -> str:
-    name = check_name(need(document, "name", str), "name")
+    name = record_name(check_name(need(document, "name", str), "name"), request.program)
     return Attachment(name, request.program, call.container, call.ifname).key
 
 
@@ -107,7 +117,7 @@ def _check(request: Request, document: Document, version: str, lifecycle: Lifecy
     if document.get("prevResult") is None:
         raise errors.MissingField("prevResult", "the result of ADD, for CHECK")
     network = network_of(document, request.program)
-    attachment = attachment_of(document, request.program, call, engine)
+    attachment = attachment_of(document, network, call, engine)
     lifecycle.check(attachment.key, attachment.previous, _foreign(network, request, call))
 
 
@@ -123,7 +133,7 @@ def _gc(request: Request, document: Document, version: str, lifecycle: Lifecycle
         )
         for i, item in enumerate(objects(document, key))
     }
-    lifecycle.gc(name, valid)
+    lifecycle.gc(record_name(name, request.program), valid)
 
 
 def _status(request: Request, document: Document, version: str, lifecycle: Lifecycle, engine: str) -> None:
