@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -47,18 +48,22 @@ def run(
     handler: Handler,
     *,
     preload: Sequence[str] = (),
+    warm: Callable[[], object] = lambda: None,
     tasks: Callable[[], Sequence[BackgroundTask]] = tuple,
     settings: Settings = DEFAULTS,
 ) -> None:
     """Serves calls until SIGTERM, SIGINT or a STOP call. Runs in the main thread.
 
-    preload: modules that the handler will want, imported before the first call. tasks: makes
-    the background tasks, in the loop. Conflict when a service for state_dir runs already.
+    preload: modules that the handler will want, imported before the first call. warm: called once
+    in each worker thread, for what the handler keeps for each (a database connection). tasks:
+    makes the background tasks, in the loop. Conflict when a service for state_dir runs already.
     """
     claimed = claim(state_dir, settings.queue_limit)
     try:
-        _warm(preload)
-        asyncio.run(_serve(claimed.listener, handler, tasks, settings))
+        _one_arena()
+        for module in preload:
+            importlib.import_module(module)
+        asyncio.run(_serve(claimed.listener, handler, warm, tasks, settings))
     finally:
         claimed.release()
 
@@ -66,6 +71,7 @@ def run(
 async def _serve(
     listener: socket.socket,
     handler: Handler,
+    warm: Callable[[], object],
     tasks: Callable[[], Sequence[BackgroundTask]],
     settings: Settings,
 ) -> None:
@@ -76,9 +82,12 @@ async def _serve(
         workers=settings.workers,
         queue_limit=min(settings.queue_limit, _affordable_calls()),
         grace=settings.grace,
+        warm=warm,
         tasks=tasks(),
         stopped_by_caller=stop.set,
     )
+    gc.collect()
+    gc.freeze()  # what is there now stays: no collection need look at it again
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -103,14 +112,10 @@ async def _watchdog(server: Server) -> None:
         await asyncio.sleep(interval)
 
 
-def _warm(preload: Sequence[str]) -> None:
-    """Imports what calls will need, and exempts it from garbage collection for good."""
-    # A malloc arena for each worker would double what stays resident.
-    ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
-    for module in preload:
-        importlib.import_module(module)
-    gc.collect()
-    gc.freeze()
+def _one_arena() -> None:
+    """Keeps malloc from making an arena for each worker, which would double what stays resident."""
+    with contextlib.suppress(AttributeError):  # musl has none
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _affordable_calls() -> int:

@@ -5,6 +5,7 @@ One key never holds all workers: a network whose calls wait for something leaves
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -12,33 +13,38 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 Job = Callable[[], None]
+_Handover = SimpleQueue[tuple[str, Job] | None]
+
+log = logging.getLogger(__name__)
 
 
 class FairPool:
     """Runs jobs in threads. submit and drain may be called from any thread.
 
-    workers: threads; limit: jobs that may wait, submit refuses beyond.
+    workers: threads; limit: jobs that may wait, submit refuses beyond; warm: called in each
+    thread before the constructor returns. The worker that was idle for the shortest time gets the
+    next job: what it holds (a database connection, caches) is the warmest.
     """
 
-    def __init__(self, workers: int, limit: int) -> None:
+    def __init__(self, workers: int, limit: int, warm: Callable[[], object] = lambda: None) -> None:
         self.workers = workers
         self.limit = limit
         self.waiting = 0
         self._share = max(1, workers - max(1, workers // 8))
-        self._idle = workers
+        self._idle: list[_Handover] = []
         self._queues: dict[str, deque[Job]] = {}
         self._running: dict[str, int] = {}
         self._since: dict[int, float] = {}
         self._lock = threading.Lock()
-        # Holds only what a waiting worker will take at once; SimpleQueue wakes it without Python code.
-        self._handover: SimpleQueue[tuple[str, Job] | None] = SimpleQueue()
+        warmed = threading.Barrier(workers + 1)
         for number in range(workers):
-            threading.Thread(target=self._work, name=f"worker-{number}", daemon=True).start()
+            threading.Thread(target=self._work, args=(warm, warmed), name=f"worker-{number}", daemon=True).start()
+        warmed.wait()
 
     @property
     def running(self) -> int:
         """Jobs in a worker right now."""
-        return self.workers - self._idle
+        return self.workers - len(self._idle)
 
     def submit(self, key: str, job: Job) -> bool:
         """Queues a job; False when too many wait already. The job must not raise."""
@@ -56,8 +62,8 @@ class FairPool:
             jobs = [job for queue in self._queues.values() for job in queue]
             self._queues.clear()
             self.waiting = 0
-            for _ in range(self.workers):
-                self._handover.put(None)
+            for idle in self._idle:
+                idle.put(None)
         return jobs
 
     def stuck(self, limit: float) -> bool:
@@ -77,21 +83,28 @@ class FairPool:
             if queue:
                 self._queues[key] = queue  # to the end of the order: the next turn is another key's
             self.waiting -= 1
-            self._idle -= 1
             self._running[key] = self._running.get(key, 0) + 1
-            self._handover.put((key, job))
+            self._idle.pop().put((key, job))
 
-    def _work(self) -> None:
+    def _work(self, warm: Callable[[], object], warmed: threading.Barrier) -> None:
         me = threading.get_ident()
-        while (taken := self._handover.get()) is not None:
+        mine: _Handover = SimpleQueue()
+        try:
+            warm()
+        except Exception:
+            log.exception("a worker could not be warmed; its first call will tell")
+        with self._lock:
+            self._idle.append(mine)
+        warmed.wait()
+        while (taken := mine.get()) is not None:
             key, job = taken
             self._since[me] = time.monotonic()
             job()
             del job, taken  # nothing of a call may stay alive until the next one
             with self._lock:
                 del self._since[me]
-                self._idle += 1
                 self._running[key] -= 1
                 if not self._running[key]:
                     del self._running[key]
+                self._idle.append(mine)
                 self._dispatch()

@@ -59,7 +59,8 @@ class Server:
     """Serves calls from a listening socket until stop(). Everything but handlers runs in the loop.
 
     workers: threads; queue_limit: calls that may wait for one; grace: seconds that calls in
-    flight get at stop; stopped_by_caller is called (in the loop) on a STOP.
+    flight get at stop; warm is called in each worker before all else; stopped_by_caller is called
+    (in the loop) on a STOP.
     """
 
     def __init__(
@@ -70,10 +71,11 @@ class Server:
         workers: int = 16,
         queue_limit: int = 1024,
         grace: float = 30.0,
+        warm: Callable[[], object] = lambda: None,
         tasks: Sequence[BackgroundTask] = (),
         stopped_by_caller: Callable[[], None] = lambda: None,
     ) -> None:
-        self.pool = FairPool(workers, queue_limit)
+        self.pool = FairPool(workers, queue_limit, warm)
         self._listener = listener
         self._handler = handler
         self._grace = grace

@@ -80,7 +80,8 @@ def namespace() -> Iterator[Path]:
     holder = subprocess.Popen(
         ["unshare", "--net", "sh", "-c", "echo; exec sleep 300"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
     )
-    assert holder.stdout and holder.stdout.readline() == b"\n"
+    assert holder.stdout
+    assert holder.stdout.readline() == b"\n"
     yield Path(f"/proc/{holder.pid}/ns/net")
     holder.kill()
     holder.communicate()

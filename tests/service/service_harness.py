@@ -21,7 +21,7 @@ from netdrivers.service import client
 REPO = Path(__file__).resolve().parents[2]
 OWN_SPACE = Path("/proc/self/ns/net")
 
-IN_PROCESS = f"""
+IN_PROCESS = """
 import hashlib, json, os, sys
 def main(program):
     stdin = b"" if os.isatty(0) else sys.stdin.buffer.read()
@@ -98,7 +98,9 @@ def wait_for(condition, limit: float = 15.0):
     return value
 
 
-def call(executable: Path, *args: str, state_dir: Path, stdin: bytes = b"", **env: str) -> subprocess.CompletedProcess[bytes]:
+def call(
+    executable: Path, *args: str, state_dir: Path, stdin: bytes = b"", **env: str
+) -> subprocess.CompletedProcess[bytes]:
     """Runs an executable as an engine does."""
     variables = {"PATH": "/usr/bin:/bin", "NETDRIVERS_STATE_DIR": str(state_dir), **env}
     return subprocess.run([executable, *args], input=stdin, env=variables, capture_output=True, timeout=60, check=False)

@@ -117,3 +117,20 @@ def test_the_key_is_the_network() -> None:
     for other in (b"", b"{", b"[]", b'{"name":7}', b'{"network":7}', b'{"network":{"name":7}}', b"\xff", b"{}"):
         assert key(other) in ("bridge", "7")
     assert key(b'{"name":"' + b"x" * 100_000 + b'"}') == "bridge"
+
+
+def test_every_worker_is_warmed_and_the_warmest_works() -> None:
+    warmed: list[int] = []
+    worked: list[int] = []
+
+    def warm() -> None:
+        warmed.append(threading.get_ident())
+        if len(warmed) == 2:
+            raise RuntimeError("one cannot be")
+
+    pool = FairPool(4, 10, warm)
+    assert len(set(warmed)) == 4
+    for turn in range(1, 11):
+        assert pool.submit("a", lambda: worked.append(threading.get_ident()))
+        wait_for(lambda turn=turn: len(worked) == turn and pool.running == 0)
+    assert len(set(worked)) == 1
