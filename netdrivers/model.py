@@ -6,7 +6,7 @@ MACs are lower-case colon text; MTUs are bytes.
 
 from __future__ import annotations
 
-import hashlib
+from _blake2 import blake2b  # hashlib would load OpenSSL: 2 ms of every call
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -254,7 +254,7 @@ class FactsQuery(Struct, frozen=True):
 
 def digest(*parts: str) -> bytes:
     """A stable hash of the parts, for names and addresses derived from them."""
-    return hashlib.sha256("\0".join(parts).encode()).digest()
+    return blake2b("\0".join(parts).encode(), digest_size=32).digest()
 
 
 def derived_mac(*parts: str) -> str:

@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import sys
 
-from netdrivers.frontends.dispatch import handle
-from netdrivers.frontends.request import Request
+# msgspec would rather have typing_extensions, which brings inspect along: a third of msgspec's import.
+sys.modules["typing_extensions"] = None  # type: ignore[assignment]
+import msgspec  # noqa: E402, F401
+
+del sys.modules["typing_extensions"]
+
+from netdrivers.frontends.dispatch import handle  # noqa: E402
+from netdrivers.frontends.request import Request  # noqa: E402
 
 
 def main(program: str, args: tuple[str, ...] | None = None) -> int:
