@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import socket
+from contextlib import AbstractContextManager
 
 from netdrivers.kernel.iptables import IptablesFirewall
-from netdrivers.kernel.namespaces import inside
 from netdrivers.operations import AnyOperation, BridgePolicy, FirewallTable, Hairpin, Masquerade, Publish
-
-from .wires import Place, server, talk
+from tests.kernel.wires import any_address, server, talk
+from tests.lab import Namespace
 
 TABLE = FirewallTable("iptables")
 HOST = {4: "192.0.2.1", 6: "2001:db8::1"}
@@ -24,14 +25,15 @@ class World:
 
     def __init__(self) -> None:
         names = ("host", "outside", "a1", "a2", "b1", "c1")
-        self.places = {name: Place(name) for name in names}
+        self.places = {name: Namespace(name, loopback=False) for name in names}
         self.host, self.outside = self.places["host"], self.places["outside"]
         self.firewall = IptablesFirewall()
         self._wire()
         self._settle()
 
     def _wire(self) -> None:
-        self.host.sysctl(ipv4__ip_forward="1", ipv6__conf__all__forwarding="1")
+        self.sysctl("host", "ipv4/ip_forward", "1")
+        self.sysctl("host", "ipv6/conf/all/forwarding", "1")
         host = ["link set lo up", f"link add wire type veth peer name eth0 netns {self.outside.path}"]
         host += [f"address add {ip}/24 dev wire" for ip in (HOST[4], HOST_TOO[4])]
         host += [f"address add {ip}/64 dev wire nodad" for ip in (HOST[6], HOST_TOO[6])]
@@ -44,11 +46,12 @@ class World:
             host.append(f"link add v{name} type veth peer name eth0 netns {self.places[name].path}")
             host.append(f"link set v{name} master br-{name[0]} up")
             host.append(f"link set v{name} type bridge_slave hairpin on")
-        self.host.ip(*host)
+        self.ip("host", *host)
         for name in ("outside", *containers):
             own = {family: self.address(name, family) for family in (4, 6)}
             via = {family: self.gateway(name, family) for family in (4, 6)}
-            self.places[name].ip(
+            self.ip(
+                name,
                 "link set eth0 up",
                 f"address add {own[4]}/24 dev eth0",
                 f"address add {own[6]}/64 dev eth0 nodad",
@@ -61,8 +64,23 @@ class World:
         for name in [name for name in self.places if name != "host"]:
             for family in (4, 6):
                 to = (self.gateway(name, family), PORT)
-                with server(self.host, PORT, address=to[0]) as at:
+                with server(self.host, *to) as at:
                     talk(self.places[name], to, at)
+
+    def ip(self, name: str, *lines: str) -> None:
+        """Run lines of ip(8) in a namespace."""
+        self.places[name].run("ip", "-batch", "-", input="\n".join(lines))
+
+    def sysctl(self, name: str, key: str, value: str) -> None:
+        """Write a value below /proc/sys/net of a namespace."""
+        with self.places[name].entered(), open(f"/proc/sys/net/{key}", "w", encoding="ascii") as file:
+            file.write(value)
+
+    def serving(
+        self, name: str, family: int = 4, protocol: str = "tcp", port: int = PORT
+    ) -> AbstractContextManager[socket.socket]:
+        """A server in a namespace."""
+        return server(self.places[name], any_address(family), port, protocol)
 
     def address(self, name: str, family: int) -> str:
         """A container's address, or the outside's."""
@@ -79,19 +97,19 @@ class World:
 
     def apply(self, *operations: AnyOperation) -> None:
         """Apply on the host."""
-        with inside(self.host.fd):
+        with self.host.entered():
             for operation in operations:
                 self.firewall.apply(operation)
 
     def undo(self, *operations: AnyOperation) -> None:
         """Undo on the host."""
-        with inside(self.host.fd):
+        with self.host.entered():
             for operation in operations:
                 self.firewall.undo(operation)
 
     def drift(self, operation: AnyOperation) -> str | None:
         """The drift on the host."""
-        with inside(self.host.fd):
+        with self.host.entered():
             return self.firewall.drift(operation)
 
     def publish(
@@ -119,7 +137,7 @@ class World:
         for program in ("iptables-legacy", "ip6tables-legacy"):
             found[program] = []
             for table in ("filter", "nat", "raw", "mangle"):
-                lines = self.host.run(f"{program}-save", "-t", table).splitlines()
+                lines = self.host.run(f"{program}-save", "-t", table).stdout.splitlines()
                 kept = [re.sub(r"\[\d+:\d+\]", "", line) for line in lines if not line.startswith("#")]
                 found[program] += [f"{table} {line}" for line in kept]
         return found
