@@ -4,14 +4,14 @@
 # shellcheck shell=bash
 engines_say() { printf '== %s\n' "$*"; }
 
-# Debian 13 has no Podman with a CNI backend: that one comes from a Debian 12 root.
+# shellcheck source=/dev/null
+engines_release() { (. /etc/os-release && echo "${VERSION_CODENAME:-}"); }
+
+# Podman with a CNI backend is Debian 12's; elsewhere it comes from a Debian 12 root.
 engines_packages() {
     local packages="containerd runc busybox-static debootstrap iproute2 nftables iptables curl procps util-linux"
-    # shellcheck source=/dev/null
-    case $(. /etc/os-release && echo "${VERSION_CODENAME:-}") in
-        bookworm) echo "$packages podman" ;;
-        *) echo "$packages" ;;
-    esac
+    if [ "$(engines_release)" = bookworm ]; then packages+=" podman"; fi
+    echo "$packages"
 }
 
 # The packages' daemons would start in the machine's own network; the tests start their own.
@@ -31,7 +31,7 @@ engines_setup() {
     engines_apt "${packages[@]}"
     engines_say "Python packages to drive containerd's CRI: grpcio, container-runtime-interface-api"
     "$python" -m pip install -q --disable-pip-version-check grpcio container-runtime-interface-api
-    if ! command -v podman >/dev/null; then
+    if [ "$(engines_release)" != bookworm ]; then
         engines_say "Podman 4 in a Debian 12 root below ${NETDRIVERS_CACHE:-/var/cache/netdrivers-tests} (a minute, once)"
         (cd "$tests" && "$python" -m engines.rootfs debian12) ||
             engines_say "the root could not be built; tests that need it will be skipped and counted"

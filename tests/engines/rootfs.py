@@ -24,7 +24,7 @@ ENGINES = ("podman", "containerd", "docker.io", "runc", "crun")
 TOOLS = ("iptables", "nftables", "iproute2", "procps", "curl")
 ROOTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "debian12": ("bookworm", (*ENGINES, *TOOLS)),
-    "debian13": ("trixie", (*ENGINES, "netavark", *TOOLS)),
+    "debian13": ("trixie", (*ENGINES, "docker-cli", "netavark", *TOOLS)),
 }
 """Our names for the roots: suite, and what is installed there beyond debootstrap's minbase."""
 
