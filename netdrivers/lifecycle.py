@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from netdrivers import errors
 from netdrivers.drivers.registry import driver as find_driver
@@ -17,7 +18,7 @@ from netdrivers.kernel.namespaces import Sandbox
 from netdrivers.kernel.session import ApplyFailed
 from netdrivers.model import Attachment, Facts, Lease, LeasedAddress, Network, PortMapping, Result
 from netdrivers.networks import Networks, lock_name
-from netdrivers.operations import Drift, Operations, Plan, Veth
+from netdrivers.operations import Drift, Operations, Plan, Publish, Veth
 from netdrivers.publish import WILDCARDS, families_of
 from netdrivers.state import locks
 from netdrivers.state.store import AttachmentRecord, NetworkRecord, Store
@@ -71,15 +72,15 @@ class Lifecycle:
     ) -> Result:
         """Attach a container to a network. On any error the host is as it was before.
 
-        netns_fd: the namespace at attachment.netns if somebody opened it already, else -1.
+        netns_fd: the namespace at attachment.netns if somebody opened it already, else -1. An attachment
+        for handover needs none: its link is made on the host, and the result names it.
 
         AlreadyAttached for a second add; Conflict, Exhausted, ConfigError, KernelError as they come.
         """
         with (
-            self.kernel.sandbox(attachment.netns, fd=netns_fd) as sandbox,
+            self.kernel.sandbox(attachment.netns, required=not attachment.handover, fd=netns_fd) as sandbox,
             locks.held(self.store.lock_path, attachment.key),
         ):
-            assert sandbox is not None
             self._settle_leftover(attachment.key)
             for _ in range(3):
                 record = self.networks.ensure(network)
@@ -99,17 +100,17 @@ class Lifecycle:
         self._remove(leftover)
 
     def _attach(
-        self, record: NetworkRecord, attachment: Attachment, sandbox: Sandbox, foreign: ForeignIpam | None
+        self, record: NetworkRecord, attachment: Attachment, sandbox: Sandbox | None, foreign: ForeignIpam | None
     ) -> Result:
         driver = find_driver(record.network.driver)
         query = driver.needs(record.network, attachment)
         facts = self.kernel.facts(query, sandbox) if query else Facts()
         given = foreign.add() if foreign else None
         try:
-            plan, shared = self._record(record, attachment, given, facts, sandbox.inode)
+            plan, shared = self._record(record, attachment, given, facts, sandbox.inode if sandbox else 0)
             if shared:
                 self._or_forget(attachment, lambda: self.networks.extend(record, shared))
-            self._or_forget(attachment, lambda: self._apply(record, plan, sandbox))
+            self._or_forget(attachment, lambda: self._apply(record, plan.operations, sandbox))
         except BaseException:
             if foreign:
                 _quietly(foreign.delete)
@@ -171,25 +172,108 @@ class Lifecycle:
                 self.store.touch_network(attachment.network, idle=True)
             raise
 
-    def _apply(self, record: NetworkRecord, plan: Plan, sandbox: Sandbox) -> None:
+    def _apply(self, record: NetworkRecord, operations: Operations, sandbox: Sandbox | None) -> None:
         """Apply; if the network's own part was destroyed by somebody, mend that once and try again."""
         try:
-            self._apply_once(plan, sandbox)
+            self._apply_once(operations, sandbox)
         except errors.KernelError as error:
             if error.errno not in (errno.ENODEV, errno.ENOENT) or not record.operations:
                 raise
             if not self.kernel.mend(record.operations):
                 raise
-            self._apply_once(plan, sandbox)
+            self._apply_once(operations, sandbox)
 
-    def _apply_once(self, plan: Plan, sandbox: Sandbox) -> None:
+    def _apply_once(self, operations: Operations, sandbox: Sandbox | None) -> None:
         try:
-            self.kernel.apply(plan.operations, sandbox)
+            self.kernel.apply(operations, sandbox)
         except ApplyFailed as failed:
             left = self.kernel.undo(failed.applied, sandbox)
             if left and isinstance(failed.error, errors.KernelError):
                 failed.error.hint = "; ".join(left)
             raise failed.error from failed
+
+    # publish
+
+    def publish(self, key: str, ports: Sequence[PortMapping]) -> None:
+        """Publish exactly these host ports for an attachment that is there; none for an empty sequence.
+
+        UnknownContainer; PortTaken, ConfigError and KernelError leave published what was. UndoFailed
+        names what is still published; the next call tries again.
+        """
+        with locks.held(self.store.lock_path, key):
+            record = self._attached(key)
+            name = record.attachment.network
+            with locks.held(self.store.lock_path, lock_name(name), shared=True):
+                network = self.store.network(name)
+                assert network is not None
+                self._publish(record, network, replace(record.attachment, ports=tuple(ports)))
+
+    def _publish(self, record: AttachmentRecord, network: NetworkRecord, wanted: Attachment) -> None:
+        had = tuple(operation for operation in record.operations if isinstance(operation, Publish))
+        driver = find_driver(network.network.driver)
+        query = driver.needs(network.network, wanted)
+        facts = self.kernel.facts(query) if query else Facts()
+        plan = driver.plan(network.network, wanted, record.lease, facts)
+        want = tuple(operation for operation in plan.operations if isinstance(operation, Publish))
+        fresh = tuple(operation for operation in want if operation not in had)
+        gone = tuple(operation for operation in had if operation not in want)
+        others = tuple(operation for operation in record.operations if operation not in had)
+        added = tuple(mapping for mapping in wanted.ports if mapping not in record.attachment.ports)
+        self._refuse_listeners(network.network, replace(wanted, ports=added))
+        with self.store.writing():
+            self._reserve_all((*record.attachment.ports, *added), record, network.network)
+            self.store.change_attachment(record.attachment, record.result, (*record.operations, *fresh))
+        try:
+            self._apply(network, fresh, None)
+        except errors.NetdriversError:
+            with self.store.writing():
+                self._reserve_all(record.attachment.ports, record, network.network)
+                self.store.change_attachment(record.attachment, record.result, record.operations)
+            raise
+        # A call that died may have recorded more than it did.
+        self._mend(tuple(operation for operation in want if operation in had), None)
+        failures = self.kernel.undo(gone)
+        if failures:
+            raise errors.UndoFailed(failures)
+        with self.store.writing():
+            self._reserve_all(wanted.ports, record, network.network)
+            self.store.change_attachment(wanted, record.result, (*others, *want))
+
+    def _reserve_all(self, ports: Sequence[PortMapping], record: AttachmentRecord, network: Network) -> None:
+        """Make these the host ports that an attachment holds."""
+        key = record.attachment.key
+        self.store.free_ports(key)
+        for mapping in ports:
+            self._reserve(mapping, record.lease, key, network)
+
+    def free_port(self, key: str, mapping: PortMapping, last: int, avoid: Collection[int] = ()) -> PortMapping:
+        """The mapping on the first free host port from its own to ``last``, except some. Exhausted.
+
+        Nothing is reserved: publish may still find it taken by then.
+        """
+        record = self._attached(key)
+        network = self.store.network(record.attachment.network)
+        assert network is not None
+        for port in range(mapping.host_port, last + 1):
+            candidate = replace(mapping, host_port=port)
+            if port in avoid:
+                continue
+            try:
+                self._refuse_listeners(network.network, replace(record.attachment, ports=(candidate,)))
+                with self.store.writing():
+                    self._reserve(candidate, record.lease, "", network.network)
+                    raise _Rollback
+            except errors.PortTaken:
+                continue
+            except _Rollback:
+                return candidate
+        raise errors.Exhausted(f"no free host port from {mapping.host_port} to {last} for {mapping.protocol}")
+
+    def _attached(self, key: str) -> AttachmentRecord:
+        record = self.store.attachment(key)
+        if record is None or record.state != "attached":
+            raise errors.UnknownContainer(f"no attachment {key} is recorded")
+        return record
 
     # delete
 
@@ -236,9 +320,7 @@ class Lifecycle:
 
     def check(self, key: str, previous: Result | None = None, foreign: ForeignIpam | None = None) -> None:
         """CheckFailed names every difference of the attachment and its network; UnknownContainer without record."""
-        record = self.store.attachment(key)
-        if record is None or record.state != "attached":
-            raise errors.UnknownContainer(f"no attachment {key} is recorded")
+        record = self._attached(key)
         differences = _result_differences(previous, record.result) if previous else []
         differences += [drift.line() for drift in self.drift(record)]
         if differences:
@@ -271,8 +353,10 @@ class Lifecycle:
                 locks.held(self.store.lock_path, record.attachment.key),
                 self.kernel.sandbox(record.attachment.netns, required=False) as sandbox,
             ):
-                if sandbox and sandbox.inode == record.inode and self.store.attachment(record.attachment.key):
-                    mended += self._mend(record.operations, sandbox)
+                latest = self.store.attachment(record.attachment.key)
+                there = sandbox is not None and sandbox.inode == record.inode
+                if latest and (there or (latest.attachment.handover and self.alive(latest))):
+                    mended += self._mend(latest.operations, sandbox)
         return mended
 
     def _mend(self, operations: Operations, sandbox: Sandbox | None) -> list[Drift]:
@@ -315,13 +399,18 @@ class Lifecycle:
         return removed
 
     def alive(self, record: AttachmentRecord) -> bool:
-        """Whether an attachment's namespace is there: by its path, or by a veth that died with it."""
+        """Whether an attachment's namespace is there: by its path, or by a veth that died with it.
+
+        Of a link without a host's end that was handed over only the engine knows.
+        """
         if record.state != "attached":
             return False
+        names = [operation.host_name for operation in record.operations if isinstance(operation, Veth)]
+        if record.attachment.handover and not names:
+            return True
         with self.kernel.sandbox(record.attachment.netns, required=False) as sandbox:
             if sandbox and sandbox.inode == record.inode:
                 return True
-        names = [operation.host_name for operation in record.operations if isinstance(operation, Veth)]
         return any(self.kernel.link_exists(name) for name in names)
 
     # status, plan

@@ -157,8 +157,8 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
 
     netns: path of the namespace ("" when unknown, as in a late DEL). addresses: CIDR or bare
     addresses asked for. engine, label and aliases are for people and for name resolution.
-    previous: the result of the plugin before us in a chain, if any. extra: front-end facts that
-    a delegated executable needs (raw configuration and arguments).
+    previous: the result of the plugin before us in a chain, if any. handover: the engine itself moves
+    the container's link from the host into the namespace, and configures it there (Docker).
     """
 
     network: str
@@ -174,6 +174,7 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
     aliases: tuple[str, ...] = ()
     options: dict[str, Any] = {}
     previous: Result | None = None
+    handover: bool = False
 
     @property
     def key(self) -> str:

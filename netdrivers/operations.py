@@ -141,17 +141,22 @@ class Bridge(Operation, frozen=True, tag="bridge"):
 
 
 class Veth(Operation, frozen=True, tag="veth"):
-    """A veth pair: host_name here, name in the sandbox (down until LinkUp)."""
+    """A veth pair: host_name here, name in the sandbox (down until LinkUp).
+
+    handover: name is made here too, and an engine takes it away into the sandbox.
+    """
 
     host_name: str
     name: str
     mac: str
     host_mac: str
     mtu: int = 0
+    handover: bool = False
 
     def line(self) -> str:
         extra = f" mtu {self.mtu}" if self.mtu else ""
-        return f"veth {self.host_name} to {self.name} ({self.mac}) in sandbox{extra}"
+        where = "to be moved into the" if self.handover else "in"
+        return f"veth {self.host_name} to {self.name} ({self.mac}) {where} sandbox{extra}"
 
 
 class BridgePort(Operation, frozen=True, tag="bridge-port"):
@@ -177,7 +182,10 @@ class BridgePort(Operation, frozen=True, tag="bridge-port"):
 
 
 class Macvlan(Operation, frozen=True, tag="macvlan"):
-    """A macvlan on a parent. where: the namespace it lands in; parent_where: the parent's."""
+    """A macvlan on a parent. where: the namespace it lands in; parent_where: the parent's.
+
+    handover: an engine takes it away from where it lands.
+    """
 
     where: Where
     name: str
@@ -187,9 +195,11 @@ class Macvlan(Operation, frozen=True, tag="macvlan"):
     mtu: int = 0
     bcqueuelen: int = 0
     parent_where: Where = "host"
+    handover: bool = False
 
     def line(self) -> str:
-        return f"macvlan {self.name} ({self.mac}) mode {self.mode} on {self.parent} in {self.where}"
+        where = "to be moved into the sandbox" if self.handover else f"in {self.where}"
+        return f"macvlan {self.name} ({self.mac}) mode {self.mode} on {self.parent} {where}"
 
 
 class LinkUp(Operation, frozen=True, tag="link-up"):

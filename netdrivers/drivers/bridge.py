@@ -186,11 +186,14 @@ class BridgeDriver:
         if attachment.ports and options.internal:
             raise ConfigError("portMappings", str(attachment.ports[0]), "none in a network that is internal")
         found: list[AnyOperation] = [
-            Veth(host_name, attachment.ifname, mac, host_mac, options.mtu),
+            Veth(
+                host_name, common.container_link(network, attachment), mac, host_mac, options.mtu, attachment.handover
+            ),
             BridgePort(
                 host_name,
                 options.bridge,
-                hairpin=options.hairpin_mode or bool(attachment.ports),
+                # Ports of a link that is handed over come later.
+                hairpin=options.hairpin_mode or bool(attachment.ports) or attachment.handover,
                 isolated=options.port_isolation or not options.icc,
                 vlan=options.vlan,
                 trunk=_trunk(options),
@@ -200,7 +203,7 @@ class BridgeDriver:
         if options.macspoofchk:
             found.append(AllowSource(host_name, mac))
         routes = common.routes_of(network, lease, options.is_default_gateway)
-        if not options.disable_container_interface:
+        if not options.disable_container_interface and not attachment.handover:
             found += common.container_side(attachment.ifname, lease, routes, options.enabledad)
         found += publish_operations(attachment.ports, lease, backend)
         bridge = Interface(options.bridge, derived_mac("bridge", options.bridge), "", options.mtu)

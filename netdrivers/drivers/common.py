@@ -17,6 +17,7 @@ from netdrivers.model import (
     Network,
     Result,
     Route,
+    derived_name,
 )
 from netdrivers.operations import AnyOperation, InterfaceAddress, InterfaceRoute, LinkUp, Sysctl
 
@@ -122,6 +123,13 @@ def _route(ifname: str, route: Route, lease: Lease) -> InterfaceRoute:
     )
 
 
+def container_link(network: Network, attachment: Attachment) -> str:
+    """The name under which the container's link is made: its own, or one of the host's for an engine to take."""
+    if attachment.handover:
+        return derived_name("ndct", network.name, attachment.container, attachment.ifname)
+    return attachment.ifname
+
+
 def result_of(
     network: Network,
     attachment: Attachment,
@@ -132,7 +140,7 @@ def result_of(
     mtu: int = 0,
 ) -> Result:
     """The result of an attachment whose container link comes after the host's links."""
-    own = Interface(attachment.ifname, mac, attachment.netns, mtu)
+    own = Interface(container_link(network, attachment), mac, attachment.netns, mtu)
     index = len(host_links)
     addresses = tuple(Address(item.address, item.gateway, index) for item in lease.addresses)
     return Result((*host_links, own), addresses, tuple(routes), merged_dns(network.dns, lease.dns))

@@ -105,20 +105,24 @@ class MacvlanDriver:
         mac = attachment.mac or options.mac or derived_mac(network.name, attachment.container, attachment.ifname)
         if options.mode == "passthru" and not attachment.mac:
             mac = ""  # the master's own
+        if attachment.handover and options.link_in_container:
+            raise ConfigError("linkInContainer", True, "false where the engine takes the link from the host")
         found: list[AnyOperation] = [
             Macvlan(
-                "sandbox",
-                attachment.ifname,
+                "host" if attachment.handover else "sandbox",
+                common.container_link(network, attachment),
                 options.master,
                 options.mode,
                 mac,
                 options.mtu,
                 options.bcqueuelen,
                 "sandbox" if options.link_in_container else "host",
+                attachment.handover,
             )
         ]
         routes = common.routes_of(network, lease, False)
-        found += common.container_side(attachment.ifname, lease, routes)
+        if not attachment.handover:
+            found += common.container_side(attachment.ifname, lease, routes)
         if options.host_shim:
             for item in lease.addresses:
                 host = f"{item.ip}/{128 if item.family == 6 else 32}"

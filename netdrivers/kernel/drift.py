@@ -154,7 +154,7 @@ def _veth(operation: Veth, reader: Reader) -> str | None:
         return f"link {operation.host_name} missing on the host"
     if operation.mtu and link.get("IFLA_MTU") != operation.mtu:
         return f"{operation.host_name} has MTU {link.get('IFLA_MTU')}, not {operation.mtu}"
-    return _in_sandbox(operation.name, operation.mac, "veth", reader)
+    return None if operation.handover else _in_sandbox(operation.name, operation.mac, "veth", reader)
 
 
 def _bridge_port(operation: BridgePort, reader: Reader) -> str | None:
@@ -178,6 +178,8 @@ def _bridge_port(operation: BridgePort, reader: Reader) -> str | None:
 
 
 def _macvlan(operation: Macvlan, reader: Reader) -> str | None:
+    if operation.handover:
+        return None  # where the engine took it we cannot see
     mac = "" if operation.mode == "passthru" else operation.mac
     return _in_sandbox(operation.name, mac, "macvlan", reader, operation.where)
 

@@ -95,9 +95,8 @@ def undo_bridge(operation: Bridge, session: Session) -> None:
 
 def apply_veth(operation: Veth, session: Session) -> None:
     """Both ends in one message."""
-    create = rtnl.create_veth(
-        operation.host_name, operation.host_mac, operation.name, operation.mac, operation.mtu, session.sandbox_fd()
-    )
+    fd = None if operation.handover else session.sandbox_fd()
+    create = rtnl.create_veth(operation.host_name, operation.host_mac, operation.name, operation.mac, operation.mtu, fd)
     session.send("host", operation, create)
 
 

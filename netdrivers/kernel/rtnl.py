@@ -78,9 +78,11 @@ def _link(index: int = 0, flags: int = 0, change: int = 0, family: int = 0) -> b
     return _LINK.pack(family, 0, index, flags, change)
 
 
-def create_veth(host_name: str, host_mac: str, name: str, mac: str, mtu: int, netns_fd: int) -> Body:
-    """A veth pair, both ends down (a peer made up already fails with ENOTCONN)."""
-    peer = _link() + string(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac_bytes(mac)) + u32(IFLA_NET_NS_FD, netns_fd)
+def create_veth(host_name: str, host_mac: str, name: str, mac: str, mtu: int, netns_fd: int | None) -> Body:
+    """A veth pair, both ends down (a peer made up already fails with ENOTCONN); the peer there, or here too."""
+    peer = _link() + string(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac_bytes(mac))
+    if netns_fd is not None:
+        peer += u32(IFLA_NET_NS_FD, netns_fd)
     own = _link() + string(IFLA_IFNAME, host_name) + attribute(IFLA_ADDRESS, mac_bytes(host_mac))
     if mtu:
         peer += u32(IFLA_MTU, mtu)

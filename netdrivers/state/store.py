@@ -230,6 +230,13 @@ class Store:
             ),
         )
 
+    def change_attachment(self, attachment: Attachment, result: Result, record: Operations) -> None:
+        """Record what an attachment has become."""
+        self._db.execute(
+            "UPDATE attachments SET attachment = ?, result = ?, record = ? WHERE key = ?",
+            (_encode(attachment), _encode(result), operations.encode(record), attachment.key),
+        )
+
     def set_state(self, key: str, state: str) -> None:
         """planned, attached or removing."""
         self._db.execute("UPDATE attachments SET state = ? WHERE key = ?", (state, key))
@@ -245,7 +252,7 @@ class Store:
         for network, pool, address in rows.fetchall():
             if pool >= 0:
                 self._give_back(network, pool, address)
-        self._db.execute("DELETE FROM ports WHERE owner = ?", (owner,))
+        self.free_ports(owner)
 
     # Links that wait for the reaper
 
@@ -385,6 +392,10 @@ class Store:
             [(mapping.protocol, port, host_ip, owner) for port in range(mapping.host_port, last + 1)],
         )
         return None
+
+    def free_ports(self, owner: str) -> None:
+        """Free all host ports of an attachment."""
+        self._db.execute("DELETE FROM ports WHERE owner = ?", (owner,))
 
     def some_ports(self, limit: int) -> list[tuple[str, int, str, str]]:
         """(protocol, port, host ip, owner's key) of some reserved host ports, at most ``limit``."""
