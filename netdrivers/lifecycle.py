@@ -445,10 +445,18 @@ class Lifecycle:
                     query = driver.needs(settled, attachment)
                     facts = self.kernel.facts(query, sandbox) if query else Facts()
                     self._refuse_listeners(settled, attachment)
-                    lease = allocator.allocate(settled, attachment.addresses, attachment.key, self.store)
+                    if driver.chained:
+                        lease = _lease_of(attachment.previous)
+                    else:
+                        lease = allocator.allocate(settled, attachment.addresses, attachment.key, self.store)
                     for mapping in attachment.ports:
                         self._reserve(mapping, lease, attachment.key, settled)
-                    preview.append(Preview(operations, driver.plan(settled, attachment, lease, facts)))
+                    plan = driver.plan(settled, attachment, lease, facts)
+                    record = self.store.network(network.name)
+                    there = (*operations, *(record.operations if record else ()))
+                    shared = driver.plan_shared(settled, attachment, lease)
+                    operations = (*operations, *(operation for operation in shared if operation not in there))
+                    preview.append(Preview(operations, plan))
                     raise _Rollback
             except _Rollback:
                 pass
