@@ -1,0 +1,5 @@
+"""python -m netdrivers.netctl."""
+
+from netdrivers.netctl.main import main
+
+main()
