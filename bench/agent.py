@@ -146,7 +146,7 @@ class Agent:
                 peaks.append(int(file.read()))
             return finished
 
-        self.peer.call = recording  # type: ignore[method-assign, assignment]
+        self.peer.call = recording  # type: ignore[method-assign]
         try:
             done = self.peer.add(attachment)
         finally:

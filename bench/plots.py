@@ -9,9 +9,10 @@ from bench.stats import Table, shown
 
 def write_plots(tables: list[Table], directory: str) -> list[str]:
     """Write an SVG for each table with a unit of its own; the paths."""
-    import matplotlib
+    import matplotlib  # type: ignore[import-not-found]
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "bench"  # the same figures give the same file
     os.makedirs(directory, exist_ok=True)
     drawn = []
     for table in tables:
@@ -24,12 +25,12 @@ def write_plots(tables: list[Table], directory: str) -> list[str]:
 
 
 def _bars(table: Table, path: str) -> None:
-    """Grouped horizontal bars on a logarithmic axis: the peers differ by orders of magnitude."""
+    """Grouped horizontal bars, from zero unless the peers differ by more than a picture can show."""
     from matplotlib import pyplot
 
     columns = [column for column in table.columns if column not in ("distinct addresses", "failures")]
     rows = [row for row in table.rows if any(table.value(row, column) for column in columns)]
-    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.22 * len(rows) * (len(columns) + 1)))
+    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.17 * len(rows) * (len(columns) + 1)))
     height = 0.8 / len(columns)
     for number, column in enumerate(columns):
         places = [index + number * height for index in range(len(rows))]
@@ -38,7 +39,8 @@ def _bars(table: Table, path: str) -> None:
         axes.bar_label(bars, [shown(value) if value else "" for value in values], padding=3, fontsize=7)
     axes.set_yticks([index + 0.4 - height / 2 for index in range(len(rows))], [table.labels.get(r, r) for r in rows])
     axes.invert_yaxis()
-    axes.set_xscale("log")
+    known = [value for row in rows for column in columns if (value := table.value(row, column))]
+    axes.set_xscale("log" if max(known) > 500 * min(known) else "linear")
     axes.margins(x=0.12)
     _finish(figure, axes, table, path)
 

@@ -40,7 +40,7 @@ def run(
         os.lseek(files[0], 0, os.SEEK_SET)
         actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files)]
         start = time.perf_counter()
-        pid = os.posix_spawn(argv[0], argv, environment or {"PATH": PATH}, file_actions=actions, setpgroup=0)
+        pid = os.posix_spawn(argv[0], list(argv), environment or {"PATH": PATH}, file_actions=actions, setpgroup=0)
         _wait_until(pid, timeout, argv[0])
         status = os.waitpid(pid, 0)[1]
         seconds = time.perf_counter() - start

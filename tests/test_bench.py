@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # bench is not part of the wheel
 
-from bench.measures.common import NAT, alternate, cell
+from bench.measures.common import NAT, alternate, put
 from bench.peers.base import Attachment, Tools
 from bench.peers.cni import Ours, Reference
 from bench.peers.cnitool import conflist
@@ -98,23 +98,33 @@ def test_rounds_alternate_and_a_failing_peer_drops_out() -> None:
     found = alternate({("a", ""): None, ("b", ""): None}, 3, action, failed)  # type: ignore[dict-item]
     assert calls == ["a", "b", "a", "b", "a", "b", "a"]
     assert found == {("a", ""): [3, 5, 7], ("b", ""): [4]}
-    assert cell([4.0], failed["b", ""]).note == "then failed: broke"
-    assert cell([], "broke").value is None
+
+
+def test_a_failure_is_said_in_the_cell_and_explained_below() -> None:
+    table = latency()
+    put(table, "ours", "bare", [4.0], "broke", "[3 of 5]")
+    put(table, "ours", "NAT", [], "broke")
+    assert table.text("ours", "bare") == "4.00 (1.00x) [3 of 5] then failed"
+    assert table.text("ours", "NAT") == "failed"
+    assert table.notes == ["netdrivers, bare: broke", "netdrivers, NAT: broke"]
 
 
 def test_jobs_run_together_and_failures_are_text() -> None:
-    def slow() -> dict[str, int]:
+    def slow() -> dict[str, float]:
+        start = time.perf_counter()
         time.sleep(0.3)
-        return {"n": 1}
+        return {"start": start, "end": time.perf_counter()}
 
-    def broken() -> dict[str, int]:
+    def broken() -> dict[str, float]:
         raise PeerError("no")
 
-    wall, answers = together([slow, broken, slow], 20.0)
-    assert answers == [{"n": 1}, "no", {"n": 1}]
-    assert wall < 0.6  # one after another would be more
+    _, (first, failure, last) = together([slow, broken, slow], 20.0)
+    assert failure == "no"
+    assert isinstance(first, dict)
+    assert isinstance(last, dict)
+    assert max(first["start"], last["start"]) < min(first["end"], last["end"])
 
-    def endless() -> dict[str, int]:
+    def endless() -> dict[str, float]:
         time.sleep(60)
         return {}
 

@@ -77,12 +77,20 @@ def alternate(
     return found
 
 
-def cell(samples: Iterable[float], reason: str | None) -> Cell:
-    """A cell of samples, or of the reason why there are none."""
+def put(
+    table: Table, row: str, column: str, samples: Iterable[float], reason: str | None = None, note: str = ""
+) -> None:
+    """Put a cell of samples; where the peer failed the cell says so, and the reason goes below the table."""
     values = tuple(samples)
-    if values:
-        return Cell(values, f"then failed: {reason[:80]}" if reason else "")
-    return Cell(note=f"failed: {reason[:120]}" if reason else "no sample")
+    words = [note] if note else []
+    if reason:
+        words.append("then failed" if values else "failed")
+        line = f"{table.labels.get(row, row)}, {column}: {reason[:200]}"
+        if line not in table.notes:
+            table.notes.append(line)
+    elif not values:
+        words.append("no sample")
+    table.put(row, column, Cell(values, " ".join(words)))
 
 
 def fill(remote: Remote, run: Run, net: Net, count: int, ports_each: int, key: Key, failed: dict[Key, str]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.measures.common import NAT, PORT, Run
+from bench.measures.common import NAT, PORT, Run, put
 from bench.peers.base import Attachment
 from bench.process import PeerError
 from bench.remote import Key, Remote, worlds
@@ -23,7 +23,7 @@ def measure(run: Run) -> list[Table]:
             except PeerError as error:
                 failed[key] = str(error)
         for key, reason in failed.items():
-            table.put(key[0], columns[0], Cell(note=f"failed: {reason[:120]}"))
+            put(table, key[0], columns[0], (), reason)
     table.notes.append(f"{run.growth_pairs} pairs for peers with a daemon, {OTHERS} for the others.")
     return [table]
 

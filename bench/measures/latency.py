@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.agent import Pair
-from bench.measures.common import ALONE, BARE, NAT, PORT, PROOF_PORT, Run, alternate, cell
+from bench.measures.common import ALONE, BARE, NAT, PORT, PROOF_PORT, Run, alternate, put
 from bench.peers.base import Attachment
 from bench.process import PeerError
 from bench.remote import Key, Remote, worlds
@@ -25,6 +25,7 @@ def measure(run: Run) -> list[Table]:
     deleting = run.table("latency-del", "DEL latency, process start to exit", "ms", columns, base=run.base)
     with worlds(run.able("latency")) as (remotes, failed):
         _prove(run, remotes, failed, adding)
+        _inner(run, remotes, adding, deleting)
         for case, attachment in CASES.items():
             run.say(f"  {case}: {run.rounds} rounds of {len(remotes)} peers")
             broken = dict(failed)
@@ -32,9 +33,8 @@ def measure(run: Run) -> list[Table]:
             for key in [*pairs, *failed]:
                 samples: list[Pair] = pairs.get(key, [])
                 reason = broken.get(key)
-                adding.put(key[0], case, cell([pair.add * 1e3 for pair in samples], reason))
-                deleting.put(key[0], case, cell([pair.delete * 1e3 for pair in samples], reason))
-        _inner(run, remotes, adding, deleting)
+                put(adding, key[0], case, [pair.add * 1e3 for pair in samples], reason)
+                put(deleting, key[0], case, [pair.delete * 1e3 for pair in samples], reason)
     adding.notes.append(
         "Another attachment of the network is there all the time, except in the last column, "
         "where peers that remove an empty network pay for making it again."

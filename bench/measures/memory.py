@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.measures.common import NAT, PORT, Run
+from bench.measures.common import NAT, PORT, Run, put
 from bench.peers.base import Attachment
 from bench.process import PeerError
 from bench.remote import worlds
@@ -28,6 +28,6 @@ def measure(run: Run) -> list[Table]:
                 table.put(key[0], column, Cell((value / 1024,)) if value else Cell(note="no daemon"))
             table.put(key[0], COLUMNS[2], Cell((peak / 1024,)) if peak else Cell(note="in the daemon"))
         for key, reason in failed.items():
-            table.put(key[0], COLUMNS[0], Cell(note=f"failed: {reason[:120]}"))
+            put(table, key[0], COLUMNS[0], (), reason)
     table.notes.append("The daemon is idle after some ADD/DEL pairs. dockerd's containerd is not counted.")
     return [table]

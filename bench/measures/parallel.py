@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.agent import Burst
-from bench.measures.common import FULL, PORT, Run, alternate, cell
+from bench.measures.common import FULL, PORT, Run, alternate, put
 from bench.peers.base import Attachment
 from bench.remote import worlds
 from bench.stats import Cell, Table
@@ -33,9 +33,9 @@ def measure(run: Run) -> list[Table]:
             samples: list[Burst] = bursts.get(key, [])
             reason = failed.get(key)
             done = [len(burst.addresses) for burst in samples]
-            table.put(key[0], "ADD/s", cell([n / b.add_seconds for n, b in zip(done, samples, strict=True)], reason))
-            table.put(key[0], "DEL/s", cell([n / b.delete_seconds for n, b in zip(done, samples, strict=True)], reason))
-            table.put(key[0], "distinct addresses", cell([float(len(set(b.addresses))) for b in samples], reason))
+            put(table, key[0], "ADD/s", [n / b.add_seconds for n, b in zip(done, samples, strict=True)], reason)
+            put(table, key[0], "DEL/s", [n / b.delete_seconds for n, b in zip(done, samples, strict=True)], reason)
+            put(table, key[0], "distinct addresses", [float(len(set(b.addresses))) for b in samples], reason)
             failures = [text for burst in samples for text in burst.failures]
             note = f"first: {failures[0][:80]}" if failures else ""
             table.put(key[0], "failures", Cell(tuple(float(len(b.failures)) for b in samples), note))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.measures.common import FIRST_FILL_PORT, NAT, Run, alternate, cell
+from bench.measures.common import FIRST_FILL_PORT, NAT, Run, alternate, put
 from bench.peers.base import Attachment
 from bench.remote import worlds
 from bench.stats import Table
@@ -29,6 +29,6 @@ def measure(run: Run) -> list[Table]:
             pairs = alternate(remotes, rounds, lambda _, remote, a=attachment: remote("pair", a), broken, warm_up)  # type: ignore[misc]
             for key in [*pairs, *failed]:
                 samples = pairs.get(key, [])
-                adding.put(key[0], column, cell([pair.add * 1e3 for pair in samples], broken.get(key)))
-                deleting.put(key[0], column, cell([pair.delete * 1e3 for pair in samples], broken.get(key)))
+                put(adding, key[0], column, [pair.add * 1e3 for pair in samples], broken.get(key))
+                put(deleting, key[0], column, [pair.delete * 1e3 for pair in samples], broken.get(key))
     return [run.name_missing("ports", adding), deleting]

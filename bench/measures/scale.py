@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench.measures.common import CROWD, PORT, Run, alternate, cell, fill
+from bench.measures.common import CROWD, PORT, Run, alternate, fill, put
 from bench.peers.base import Attachment
 from bench.remote import Key, worlds
-from bench.stats import Cell, Table
+from bench.stats import Table
 
 Level = tuple[str, int, int]
 """Column, attachments, ports of each."""
@@ -21,15 +21,19 @@ def measure(run: Run) -> list[Table]:
         crowd = [crowd[0], ("100 attachments, 2,000 ports", 100, 20)]
         ports = [ports[0], ("6,000 ports", 6, 1000)]
     tables: list[Table] = []
-    for name, levels in (("attachments", attachments), ("crowd", crowd), ("ports", ports)):
-        run.say(f"  against {name}")
-        tables += _against(run, f"scale-{name}", levels)
+    for name, what, levels in (
+        ("attachments", "attachments", attachments),
+        ("crowd", "attachments with ports", crowd),
+        ("ports", "published ports", ports),
+    ):
+        run.say(f"  against {what}")
+        tables += _against(run, f"scale-{name}", what, levels)
     return tables
 
 
-def _against(run: Run, name: str, levels: list[Level]) -> list[Table]:
+def _against(run: Run, name: str, what: str, levels: list[Level]) -> list[Table]:
     columns = [level[0] for level in levels]
-    titles = {"add": f"ADD with NAT and a port, against {name[6:]} present", "del": f"DEL, against {name[6:]} present"}
+    titles = {"add": f"ADD with NAT and a port, against {what} present", "del": f"DEL, against {what} present"}
     tables = {
         kind: run.table(f"{name}-{kind}", title, "ms", columns, base_column=columns[0])
         for kind, title in titles.items()
@@ -55,9 +59,7 @@ def _against(run: Run, name: str, levels: list[Level]) -> list[Table]:
         for key in [*pairs, *failed]:
             samples = pairs.get(key, [])
             for kind, values in (("add", [p.add for p in samples]), ("del", [p.delete for p in samples])):
-                found = cell([value * 1e3 for value in values], failed.get(key))
-                if key in notes:
-                    found = Cell(found.samples, f"{found.note} {notes[key]}".strip())
-                tables[kind].put(key[0], key[1], found)
+                milliseconds = [value * 1e3 for value in values]
+                put(tables[kind], key[0], key[1], milliseconds, failed.get(key), notes.get(key, ""))
     tables["add"].notes.append("Ratios are to the same peer on the empty host, measured in the same rounds.")
     return [run.name_missing("scale", tables["add"]), tables["del"]]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bench.measures.common import CROWD, NAT, PORT, Run, alternate, cell, fill
+from bench.measures.common import CROWD, NAT, PORT, Run, alternate, fill, put
 from bench.peers.base import Attachment
 from bench.remote import Key, worlds
-from bench.stats import Cell, Table
+from bench.stats import Table
 
 PER_ATTACHMENT = 100
 
@@ -29,7 +29,7 @@ def measure(run: Run) -> list[Table]:
         found = alternate(remotes, rounds, lambda _, remote: remote("load", attachment, seconds), failed, warm_up=0)
         for key in [*found, *failed]:
             for table, position in ((rates, 0), (bulk, 1)):
-                made = cell([sample[position] for sample in found.get(key, [])], failed.get(key))
-                table.put(key[0], key[1], Cell(made.samples, f"{made.note} {notes.get(key, '')}".strip()))
+                samples = [sample[position] for sample in found.get(key, [])]
+                put(table, key[0], key[1], samples, failed.get(key), notes.get(key, ""))
     rates.notes.append("One client, one connection after another; the measured port is published last.")
     return [run.name_missing("traffic", rates), bulk]

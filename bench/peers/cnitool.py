@@ -16,7 +16,7 @@ from bench.peers.cni import VERSION, Chain
 class Cnitool(Peer):
     """The inner chain's executables under one cnitool process, whose start and exit are in the time."""
 
-    inner: Chain = field(default_factory=lambda: Chain(None))  # type: ignore[arg-type]
+    inner: Chain = field(kw_only=True)
     features: frozenset[str] = frozenset({"latency"})
 
     def _executable(self) -> str:
@@ -24,7 +24,9 @@ class Cnitool(Peer):
 
     def absent(self) -> str:
         """Needs cnitool, which scripts/bench --latest builds, and whatever the chain needs."""
-        return "" if os.access(self._executable(), os.X_OK) else "no cnitool (scripts/bench --latest builds it)"
+        if not os.access(self._executable(), os.X_OK):
+            return "no cnitool (scripts/bench --latest builds it)"
+        return self.inner.absent()
 
     def start(self) -> None:
         """Whatever the chain needs."""

@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 from bench.peers.base import Peer, Tools
-from bench.peers.cni import Ours, Reference
+from bench.peers.cni import Chain, Ours, Reference
+from bench.peers.cnitool import Cnitool
 from bench.peers.docker import Docker
 from bench.peers.floor import Floor
 from bench.peers.netavark import Netavark, version_of
@@ -41,6 +42,8 @@ def all_peers(tools: Tools, latest: bool) -> list[Peer]:
     ]
     if latest:
         peers += _latest(tools)
+        chains = [peer for peer in peers if peer.key in ("service", "reference-nft")]
+        peers += [_through_cnitool(tools, peer) for peer in chains if isinstance(peer, Chain)]
     root = os.path.join(tools.cache, "docker")
     root = root if os.path.isdir(root) else ""
     peers.append(Docker(tools, "docker", f"dockerd {_docker_version(root)} connect", root=root))
@@ -62,6 +65,10 @@ def _latest(tools: Tools) -> list[Peer]:
             backend="nftables",
         ),
     ]
+
+
+def _through_cnitool(tools: Tools, chain: Chain) -> Cnitool:
+    return Cnitool(tools, f"{chain.key}-cnitool", f"{chain.label} by cnitool", inner=chain)
 
 
 def _netavark_backend(version: str) -> str:
