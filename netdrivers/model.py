@@ -183,7 +183,7 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
 
 
 class LinkFact(Struct, frozen=True, omit_defaults=True):
-    """A link of the host. kind is IFLA_INFO_KIND ("" for hardware)."""
+    """A link of the host. kind is IFLA_INFO_KIND ("" for hardware); vni and port are a VXLAN device's."""
 
     name: str
     index: int
@@ -193,6 +193,8 @@ class LinkFact(Struct, frozen=True, omit_defaults=True):
     up: bool = False
     loopback: bool = False
     master: int = 0
+    vni: int = 0
+    port: int = 0
 
 
 class RouteFact(Struct, frozen=True, omit_defaults=True):

@@ -202,6 +202,65 @@ class Macvlan(Operation, frozen=True, tag="macvlan"):
         return f"macvlan {self.name} ({self.mac}) mode {self.mode} on {self.parent} {where}"
 
 
+class Vxlan(Operation, frozen=True, tag="vxlan"):
+    """A VXLAN device on the host that learns nothing; local is the VTEP's address, device carries it."""
+
+    name: str
+    vni: int
+    port: int
+    local: str
+    device: str
+    mac: str
+    mtu: int = 0
+
+    def line(self) -> str:
+        return f"vxlan {self.name} vni {self.vni} port {self.port} local {self.local} on {self.device} mtu {self.mtu}"
+
+
+class ForwardingEntry(Operation, frozen=True, tag="forwarding-entry"):
+    """Frames for a MAC leave by a VXLAN device to a VTEP (FDB)."""
+
+    link: str
+    mac: str
+    vtep: str
+
+    def line(self) -> str:
+        return f"fdb {self.mac} to {self.vtep} on {self.link}"
+
+
+class Neighbour(Operation, frozen=True, tag="neighbour"):
+    """A permanent neighbour: nobody need ask for its MAC."""
+
+    where: Where
+    link: str
+    address: str
+    mac: str
+
+    def line(self) -> str:
+        return f"neighbour {self.address} is {self.mac} on {self.link}"
+
+
+class Tunnel(Operation, frozen=True, tag="tunnel"):
+    """A bridge and the device that joins it to other hosts count as one network for the firewall."""
+
+    bridge: str
+    link: str
+    backend: Backend = "nft"
+
+    def line(self) -> str:
+        return f"let {self.bridge} and {self.link} pass"
+
+
+class KeepSource(Operation, frozen=True, tag="keep-source"):
+    """Traffic within a subnet, on whatever host, is not masqueraded."""
+
+    subnet: str
+    backend: Backend = "nft"
+
+    def line(self) -> str:
+        return f"keep source addresses within {self.subnet}"
+
+
 class LinkUp(Operation, frozen=True, tag="link-up"):
     """A link is up."""
 
@@ -278,6 +337,11 @@ AnyOperation = (
     | Veth
     | BridgePort
     | Macvlan
+    | Vxlan
+    | ForwardingEntry
+    | Neighbour
+    | Tunnel
+    | KeepSource
     | LinkUp
     | InterfaceAddress
     | InterfaceRoute

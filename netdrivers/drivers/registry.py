@@ -12,6 +12,7 @@ _OURS = {
     "host": "HostDriver",
     "macvlan": "MacvlanDriver",
     "none": "NoneDriver",
+    "overlay": "OverlayDriver",
     "portmap": "PortmapDriver",
     "firewall": "FirewallDriver",
     "tuning": "TuningDriver",

@@ -13,8 +13,13 @@ from netdrivers.lifecycle import Lifecycle
 from netdrivers.state.store import Store
 
 DEFAULT_STATE_DIR = "/run/netdrivers"
-CNI_DRIVERS = ("bridge", "host", "macvlan", "none", "portmap", "firewall", "tuning")
-PROGRAMS = (*CNI_DRIVERS, "loopback")
+CNI_DRIVERS = ("bridge", "host", "macvlan", "none", "overlay", "portmap", "firewall", "tuning")
+CNI_TYPES = (*CNI_DRIVERS, "loopback")
+NETAVARK = {"netdrivers-bridge": "bridge", "netdrivers-macvlan": "macvlan"}
+"""Podman's plugins, and the driver that each is."""
+
+OCI_HOOK = "netdrivers-oci-hook"
+PROGRAMS = (*CNI_TYPES, *NETAVARK, OCI_HOOK)
 """What netctl install writes."""
 
 _local = threading.local()
@@ -52,10 +57,32 @@ def handle(request: Request) -> Response:
     """Answer a call. Blocking; any thread."""
     if request.program == "loopback":
         return run_loopback(request)
+    if request.program in NETAVARK:
+        return _netavark(request)
+    if request.program == OCI_HOOK:
+        return _oci_hook(request)
     try:
         return cni_plugin.run(request, lifecycle(state_dir(request.env)), engine_of(request.env))
     except Exception as error:
         return cni_plugin.internal_failure(error)
+
+
+def _netavark(request: Request) -> Response:
+    from netdrivers.frontends.netavark import plugin
+
+    try:
+        return plugin.run(request, NETAVARK[request.program], lambda: lifecycle(state_dir(request.env)))
+    except Exception as error:
+        return plugin.internal_failure(error)
+
+
+def _oci_hook(request: Request) -> Response:
+    from netdrivers.frontends.oci import hook
+
+    try:
+        return hook.run(request, lifecycle(state_dir(request.env)))
+    except Exception as error:
+        return hook.internal_failure(error)
 
 
 def engine_of(env: dict[str, str]) -> str:

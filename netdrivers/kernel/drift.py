@@ -24,16 +24,21 @@ from netdrivers.operations import (
     FirewallTable,
     ForwardAccept,
     Forwarding,
+    ForwardingEntry,
     Hairpin,
     InterfaceAddress,
     InterfaceRoute,
+    KeepSource,
     LinkSettings,
     LinkUp,
     Macvlan,
     Masquerade,
+    Neighbour,
     Publish,
     Sysctl,
+    Tunnel,
     Veth,
+    Vxlan,
 )
 
 _TRIES = 8
@@ -88,6 +93,18 @@ class Reader:
         """The addresses of a link, as CIDR."""
         found = self._dump("addresses", where, index, lambda: self._route(where).get_addr(index=index))
         return [f"{a.get('IFA_LOCAL') or a.get('IFA_ADDRESS')}/{a['prefixlen']}" for a in found]
+
+    def neighbours(self, where: Where, index: int) -> dict[str, str]:
+        """MACs by address of a link's permanent neighbours."""
+        route = self._route(where)
+        found = self._dump("neighbours", where, index, lambda: route.get_neighbours(ifindex=index))
+        return {n.get("NDA_DST"): n.get("NDA_LLADDR") for n in found if n["state"] & rtnl.NUD_PERMANENT}
+
+    def forwarding_entries(self, index: int) -> dict[str, str]:
+        """VTEPs by MAC of a VXLAN device of the host."""
+        route = self._route("host")
+        found = self._dump("fdb", "host", index, lambda: route.fdb("dump", ifindex=index))
+        return {n.get("NDA_LLADDR"): n.get("NDA_DST") for n in found if n.get("NDA_DST")}
 
     def routes(self, where: Where, family: int) -> list[Any]:
         """The routes of a family (AF_INET, AF_INET6)."""
@@ -184,6 +201,36 @@ def _macvlan(operation: Macvlan, reader: Reader) -> str | None:
     return _in_sandbox(operation.name, mac, "macvlan", reader, operation.where)
 
 
+def _vxlan(operation: Vxlan, reader: Reader) -> str | None:
+    link = reader.link("host", operation.name)
+    if link is None:
+        return "link missing"
+    data = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")
+    if link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") != "vxlan":
+        return "is no vxlan"
+    if data.get("IFLA_VXLAN_ID") != operation.vni:
+        return f"has VNI {data.get('IFLA_VXLAN_ID')}, not {operation.vni}"
+    if link.get("IFLA_ADDRESS") != operation.mac:
+        return f"has MAC {link.get('IFLA_ADDRESS')}, not {operation.mac}"
+    return None
+
+
+def _forwarding_entry(operation: ForwardingEntry, reader: Reader) -> str | None:
+    link = reader.link("host", operation.link)
+    if link is None:
+        return "link missing"
+    found = reader.forwarding_entries(link["index"]).get(operation.mac)
+    return None if found == operation.vtep else f"leads to {found}" if found else "entry missing"
+
+
+def _neighbour(operation: Neighbour, reader: Reader) -> str | None:
+    link = reader.link(operation.where, operation.link)
+    if link is None:
+        return "link missing"
+    found = reader.neighbours(operation.where, link["index"]).get(operation.address)
+    return None if found == operation.mac else f"is {found}" if found else "neighbour missing"
+
+
 def _link_up(operation: LinkUp, reader: Reader) -> str | None:
     link = reader.link(operation.where, operation.link)
     if link is None:
@@ -248,6 +295,11 @@ _READERS: dict[type, Callable[[Any, Reader], str | None]] = {
     Veth: _veth,
     BridgePort: _bridge_port,
     Macvlan: _macvlan,
+    Vxlan: _vxlan,
+    ForwardingEntry: _forwarding_entry,
+    Neighbour: _neighbour,
+    Tunnel: _elements,
+    KeepSource: _elements,
     LinkUp: _link_up,
     InterfaceAddress: _address,
     InterfaceRoute: _route,

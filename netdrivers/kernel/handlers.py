@@ -24,16 +24,21 @@ from netdrivers.operations import (
     FirewallTable,
     ForwardAccept,
     Forwarding,
+    ForwardingEntry,
     Hairpin,
     InterfaceAddress,
     InterfaceRoute,
+    KeepSource,
     LinkSettings,
     LinkUp,
     Macvlan,
     Masquerade,
+    Neighbour,
     Publish,
     Sysctl,
+    Tunnel,
     Veth,
+    Vxlan,
 )
 
 Handler = Callable[[Any, Session], None]
@@ -66,6 +71,11 @@ def apply_forwarding(operation: Forwarding, session: Session) -> None:
         _write(operation, session, key, "1", None)
 
 
+def stop_forwarding(operation: Forwarding) -> None:
+    """For the very call that turned it on, when that fails."""
+    sysctls.write(forward_key(operation.family), "0")
+
+
 def apply_sysctl(operation: Sysctl, session: Session) -> None:
     """In the namespace that the operation names; a link made by a queued message exists by then."""
     _write(operation, session, operation.key, operation.value, _fd(operation.where, session))
@@ -76,15 +86,34 @@ def keep(_: AnyOperation, __: Session) -> None:
 
 
 def apply_bridge(operation: Bridge, session: Session) -> None:
-    """Create the bridge (or take the one that is there) and bring it up."""
-    if not operation.adopt:
+    """Create the bridge and bring it up; one that is there keeps its ports, and its settings if it is another's."""
+    if operation.adopt:
+        index = session.index("host", operation.name)
+        promiscuous = True if operation.promiscuous else None
+        session.send("host", operation, rtnl.set_link(index, up=True, promiscuous=promiscuous))
+        return
+    if not _is_bridge(operation.name, session):
         create = rtnl.create_bridge(
             operation.name, operation.mac, operation.mtu, operation.vlan_filtering, operation.default_pvid
         )
         session.send("host", operation, create)
-    index = session.index("host", operation.name)
-    promiscuous = True if operation.promiscuous else None
-    session.send("host", operation, rtnl.set_link(index, up=True, promiscuous=promiscuous))
+    body = rtnl.set_link(
+        session.index("host", operation.name),
+        up=True,
+        promiscuous=operation.promiscuous,
+        mac=operation.mac,
+        mtu=operation.mtu,
+    )
+    session.send("host", operation, body)
+
+
+def _is_bridge(name: str, session: Session) -> bool:
+    try:
+        return session.link("host", name).kind == "bridge"
+    except errors.KernelError as error:
+        if error.errno == errno.ENODEV:
+            return False
+        raise
 
 
 def undo_bridge(operation: Bridge, session: Session) -> None:
@@ -136,7 +165,11 @@ def _vlans(operation: BridgePort, index: int) -> list[tuple[int, int, bytes]]:
 
 def undo_bridge_port(operation: BridgePort, session: Session) -> None:
     """Cut the port off; without the kernel's grace period, which leaving the bridge would cost."""
-    session.remove("host", [rtnl.disable_port(operation.link)])
+    try:
+        session.remove("host", [rtnl.disable_port(operation.link)])
+    except NetlinkError as error:
+        if error.errno != errno.EOPNOTSUPP:  # the link is no port (any more)
+            raise
 
 
 def apply_macvlan(operation: Macvlan, session: Session) -> None:
@@ -159,6 +192,52 @@ def undo_macvlan(operation: Macvlan, session: Session) -> None:
     """Deleted where it lives; a vanished sandbox took it along."""
     if operation.where == "host" or session.sandbox is not None:
         session.remove(operation.where, [rtnl.delete_link(operation.name)])
+
+
+def apply_vxlan(operation: Vxlan, session: Session) -> None:
+    """On the device that carries the tunnel."""
+    device = session.index("host", operation.device)
+    create = rtnl.create_vxlan(
+        operation.name, operation.vni, operation.port, operation.local, device, operation.mac, operation.mtu
+    )
+    session.send("host", operation, create)
+
+
+def undo_vxlan(operation: Vxlan, session: Session) -> None:
+    """Its neighbours and forwarding entries go with it."""
+    session.remove("host", [rtnl.delete_link(operation.name)])
+
+
+def apply_forwarding_entry(operation: ForwardingEntry, session: Session) -> None:
+    """Add or replace the entry."""
+    index = session.index("host", operation.link)
+    session.send("host", operation, rtnl.forwarding_entry(index, operation.mac, operation.vtep, True))
+
+
+def undo_forwarding_entry(operation: ForwardingEntry, session: Session) -> None:
+    """Remove the entry, if its device is still there."""
+    _undo_on_link(
+        "host",
+        operation.link,
+        session,
+        lambda index: rtnl.forwarding_entry(index, operation.mac, operation.vtep, False),
+    )
+
+
+def apply_neighbour(operation: Neighbour, session: Session) -> None:
+    """Add or replace the neighbour."""
+    index = session.index(operation.where, operation.link)
+    session.send(operation.where, operation, rtnl.neighbour(index, operation.address, operation.mac, True))
+
+
+def undo_neighbour(operation: Neighbour, session: Session) -> None:
+    """Remove the neighbour, if its link is still there."""
+    _undo_on_link(
+        operation.where,
+        operation.link,
+        session,
+        lambda index: rtnl.neighbour(index, operation.address, operation.mac, False),
+    )
 
 
 def apply_link_up(operation: LinkUp, session: Session) -> None:
@@ -245,6 +324,11 @@ APPLY: dict[type, Handler] = {
     Veth: apply_veth,
     BridgePort: apply_bridge_port,
     Macvlan: apply_macvlan,
+    Vxlan: apply_vxlan,
+    ForwardingEntry: apply_forwarding_entry,
+    Neighbour: apply_neighbour,
+    Tunnel: firewall.apply_elements,
+    KeepSource: firewall.apply_elements,
     LinkUp: apply_link_up,
     InterfaceAddress: apply_address,
     InterfaceRoute: apply_route,
@@ -265,6 +349,11 @@ UNDO: dict[type, Handler] = {
     Veth: undo_veth,
     BridgePort: undo_bridge_port,
     Macvlan: undo_macvlan,
+    Vxlan: undo_vxlan,
+    ForwardingEntry: undo_forwarding_entry,
+    Neighbour: undo_neighbour,
+    Tunnel: firewall.undo_elements,
+    KeepSource: firewall.undo_elements,
     LinkUp: keep,
     InterfaceAddress: undo_address,
     InterfaceRoute: undo_route,

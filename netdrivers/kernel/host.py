@@ -16,13 +16,18 @@ from netdrivers.model import Facts, FactsQuery, PortMapping
 from netdrivers.operations import (
     AnyOperation,
     Bridge,
+    BridgePort,
     Drift,
+    Forwarding,
+    ForwardingEntry,
     InterfaceAddress,
     InterfaceRoute,
     LinkUp,
     Macvlan,
+    Neighbour,
     Operations,
     Veth,
+    Vxlan,
 )
 
 Fault = Callable[[AnyOperation], None]
@@ -65,8 +70,8 @@ class Kernel:
         with self._session() as session:
             return fact_room.gather(query, session, sandbox)
 
-    def apply(self, operations: Operations, sandbox: Sandbox | None = None) -> None:
-        """Apply in order. ApplyFailed names the error and the operations that took effect before it."""
+    def apply(self, operations: Operations, sandbox: Sandbox | None = None) -> Operations:
+        """Apply in order; those that changed something. ApplyFailed names the error and those that did before it."""
         with self._session(sandbox) as session:
             try:
                 for operation in operations:
@@ -75,6 +80,7 @@ class Kernel:
                         self._fault(operation)
                     handlers.APPLY[type(operation)](operation, session)
                 session.flush()
+                return tuple(session.applied)
             except errors.NetdriversError as error:
                 raise ApplyFailed(error, self._took_effect(session)) from error
             except OSError as error:
@@ -107,6 +113,14 @@ class Kernel:
                     failures.append(f"undo {operation.line()}: {os.strerror(error.errno or 0)}")
         return failures
 
+    def revert(self, operations: Operations) -> list[str]:
+        """Undo what an apply of this very call changed: forwarding too, on which nobody can rely yet."""
+        failures = self.undo(operations)
+        for operation in operations:
+            if isinstance(operation, Forwarding):
+                handlers.stop_forwarding(operation)
+        return failures
+
     def reap(self, links: Sequence[str]) -> None:
         """Delete host links by name in one grace period; those that are gone already are success."""
         group = 1 << 30 | int.from_bytes(os.urandom(3), "big")  # nobody else's, with the odds of 2 to the 24
@@ -127,13 +141,17 @@ class Kernel:
                 reader.close()
 
     def mend(self, operations: Operations, sandbox: Sandbox | None = None) -> list[Drift]:
-        """Apply again, in order, what drifted; the differences that were mended."""
+        """Apply again, in order, what drifted; the differences that were mended. The error that stops it."""
         mended = []
         for operation in operations:
             found = self.drift((operation,), sandbox)
             if found:
-                self.undo((operation,), sandbox)
-                self.apply((operation,), sandbox)
+                if not isinstance(operation, Bridge | BridgePort):  # mended in place, for the sake of what hangs on them
+                    self.undo((operation,), sandbox)
+                try:
+                    self.apply((operation,), sandbox)
+                except ApplyFailed as failed:
+                    raise failed.error from failed
                 mended += found
         return mended
 
@@ -171,13 +189,17 @@ def _covered(operations: Operations) -> Callable[[AnyOperation], bool]:
     for operation in operations:
         if isinstance(operation, Veth):
             gone |= {("sandbox", operation.name), ("host", operation.host_name)}
+        elif isinstance(operation, Vxlan):
+            gone.add(("host", operation.name))
         elif isinstance(operation, Macvlan):
             gone.add((operation.where, operation.name))
         elif isinstance(operation, Bridge) and not operation.adopt:
             gone.add(("host", operation.name))
 
     def covered(operation: AnyOperation) -> bool:
-        if not isinstance(operation, InterfaceAddress | InterfaceRoute | LinkUp):
+        if isinstance(operation, ForwardingEntry):
+            return ("host", operation.link) in gone
+        if not isinstance(operation, InterfaceAddress | InterfaceRoute | LinkUp | Neighbour):
             return False
         return (operation.where, operation.link) in gone
 

@@ -67,8 +67,7 @@ def _speaking_of(operation: AnyOperation) -> Iterator[None]:
         error.operation = operation.line()
         raise
     except OSError as error:
-        message = f"cannot {operation.line()}: {error.strerror} ({error.filename})"
-        raise KernelError(message, error.errno or 0, operation.line()) from None
+        raise KernelError(f"cannot {operation.line()}: {error}", error.errno or 0, operation.line()) from None
 
 
 def _by_table(operation: AnyOperation) -> Iterator[tuple[int, str, list[Rule]]]:

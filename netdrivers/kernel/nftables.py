@@ -23,7 +23,16 @@ from netdrivers.kernel.codec import (
 )
 from netdrivers.kernel.rtnl import mac_bytes, packed, unpacked
 from netdrivers.kernel.socket import NetlinkError, NetlinkSocket
-from netdrivers.operations import AllowSource, AnyOperation, BridgePolicy, Hairpin, Masquerade, Publish
+from netdrivers.operations import (
+    AllowSource,
+    AnyOperation,
+    BridgePolicy,
+    Hairpin,
+    KeepSource,
+    Masquerade,
+    Publish,
+    Tunnel,
+)
 
 TABLE = "netdrivers"
 NFPROTO_INET, NFPROTO_IPV4, NFPROTO_BRIDGE, NFPROTO_IPV6 = 1, 2, 7, 10
@@ -39,7 +48,7 @@ _ELEMENTS_PER_MESSAGE = 400  # an attribute's length has 16 bits
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 _SETS = (
     "bridges", "isolated", "strict", "internal", "self", "noicc", "masquerade4", "masquerade6",
-    "same4", "same6", "itself4", "itself6", "publish4", "publish6", "publish4any", "publish6any",
+    "same4", "same6", "itself4", "itself6", "keep4", "keep6", "publish4", "publish6", "publish4any", "publish6any",
 )  # fmt: skip
 
 Body = tuple[int, int, bytes]
@@ -93,6 +102,12 @@ def elements(operation: AnyOperation) -> list[tuple[str, list[Element]]]:
         if first == last:
             return [("itself4" if len(first) == 4 else "itself6", [(first * 2, None, None, 0)])]
         return [("same4" if len(first) == 4 else "same6", [(first * 2, None, last * 2, 0)])]
+    if isinstance(operation, KeepSource):
+        first, last = _bounds(operation.subnet)
+        return [("keep4" if len(first) == 4 else "keep6", [(first * 2, None, last * 2, 0)])]
+    if isinstance(operation, Tunnel):
+        bridge, link = _name_key(operation.bridge), _name_key(operation.link)
+        return [("self", [(bridge + link, None, None, 0), (link + bridge, None, None, 0)])]
     if isinstance(operation, AllowSource):
         key, mac = _name_key(operation.link), mac_bytes(operation.mac) + b"\0\0"
         return [("sources", [(key + mac, None, None, 0)]), ("guarded", [(key, None, None, 0)])]

@@ -45,6 +45,13 @@ IFLA_BRPORT_ISOLATED, IFLA_BRPORT_NEIGH_SUPPRESS = 33, 32
 IFLA_MACVLAN_MODE, IFLA_MACVLAN_BC_QUEUE_LEN = 1, 7
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
 
+IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING = 1, 3, 4, 7
+IFLA_VXLAN_PORT, IFLA_VXLAN_LOCAL6 = 15, 17
+
+RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
+NDA_DST, NDA_LLADDR = 1, 2
+NUD_NOARP, NUD_PERMANENT, NTF_SELF = 0x40, 0x80, 0x02
+
 IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS = 1, 2, 4, 8
 IFA_F_NODAD, IFA_F_PERMANENT = 0x2, 0x80
 
@@ -56,6 +63,7 @@ RTNH_F_ONLINK = 4
 
 _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 
 
@@ -123,6 +131,34 @@ def create_macvlan(
         data += u32(IFLA_MACVLAN_BC_QUEUE_LEN, bcqueuelen)
     info = string(IFLA_INFO_KIND, "macvlan") + nested(IFLA_INFO_DATA, data)
     return RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + nested(IFLA_LINKINFO, info)
+
+
+def create_vxlan(name: str, vni: int, port: int, local: str, device_index: int, mac: str, mtu: int) -> Body:
+    """A VXLAN device, down, that learns nothing (linux/if_link.h)."""
+    body = _link() + string(IFLA_IFNAME, name) + attribute(IFLA_ADDRESS, mac_bytes(mac))
+    if mtu:
+        body += u32(IFLA_MTU, mtu)
+    raw = packed(local)
+    data = u32(IFLA_VXLAN_ID, vni) + u32(IFLA_VXLAN_LINK, device_index) + u8(IFLA_VXLAN_LEARNING, 0)
+    data += attribute(IFLA_VXLAN_LOCAL6 if len(raw) == 16 else IFLA_VXLAN_LOCAL, raw)
+    data += attribute(IFLA_VXLAN_PORT, struct.pack(">H", port))
+    info = string(IFLA_INFO_KIND, "vxlan") + nested(IFLA_INFO_DATA, data)
+    return RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + nested(IFLA_LINKINFO, info)
+
+
+def forwarding_entry(index: int, mac: str, vtep: str, add: bool) -> Body:
+    """Frames for a MAC go to a VTEP."""
+    header = _NEIGHBOUR.pack(AF_BRIDGE, index, NUD_PERMANENT | NUD_NOARP, NTF_SELF, 0)
+    body = header + attribute(NDA_DST, packed(vtep)) + attribute(NDA_LLADDR, mac_bytes(mac))
+    return (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body) if add else (RTM_DELNEIGH, 0, body)
+
+
+def neighbour(index: int, address: str, mac: str, add: bool) -> Body:
+    """A permanent neighbour."""
+    raw = packed(address)
+    header = _NEIGHBOUR.pack(AF_INET6 if len(raw) == 16 else AF_INET, index, NUD_PERMANENT, 0, 0)
+    body = header + attribute(NDA_DST, raw) + attribute(NDA_LLADDR, mac_bytes(mac))
+    return (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body) if add else (RTM_DELNEIGH, 0, body)
 
 
 def enslave(link: str, master_index: int) -> Body:
@@ -287,6 +323,8 @@ def read_link(body: bytes) -> LinkFact:
     _, _, index, flags, _ = _LINK.unpack_from(body)
     found = attributes(body, _LINK.size)
     info = attributes(found.get(IFLA_LINKINFO, b""))
+    vxlan = info.get(IFLA_INFO_KIND, b"").startswith(b"vxlan")
+    data = attributes(info.get(IFLA_INFO_DATA, b"")) if vxlan else {}
     return LinkFact(
         name=text(found.get(IFLA_IFNAME, b"")),
         index=index,
@@ -296,6 +334,8 @@ def read_link(body: bytes) -> LinkFact:
         up=bool(flags & IFF_UP),
         loopback=bool(flags & IFF_LOOPBACK),
         master=number(found.get(IFLA_MASTER, b"")),
+        vni=number(data.get(IFLA_VXLAN_ID, b"")),
+        port=int.from_bytes(data.get(IFLA_VXLAN_PORT, b""), "big"),
     )
 
 
