@@ -172,8 +172,8 @@ class EngineHost:
             self.machine("sh", "-ec", _filled(FILES))
             if root:
                 script = _filled(FOREIGN_ROOT.replace("LOWER", shlex.quote(str(root))))
-                unshare = ("unshare", "--mount", "--propagation", "unchanged")
-                self.engine_pid = self._hold(*self.command(unshare, where="machine"), "sh", "-ec", script)
+                entered = self.command(("unshare", "--mount", "--propagation", "unchanged"), where="machine")
+                self.engine_pid = self._hold(*entered, "sh", "-ec", script)
             # After both roots share /run, so that both see the namespace files made here.
             self.machine("sh", "-ec", _filled(NETWORK))
         except BaseException:

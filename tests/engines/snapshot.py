@@ -65,18 +65,19 @@ def own() -> Picture:
 def unchanged(host: EngineHost) -> Iterator[None]:
     """Asserts that the block leaves the host's network and who is attached to ours (netctl's account) as it was."""
 
-    def leases() -> str:
-        return host.machine("netctl", "ls", "--json")
+    def attachments() -> set[tuple[str, str, str]]:
+        listed = json.loads(host.machine("netctl", "ls", "--json"))
+        return {(one["network"], one["container"], one["ifname"]) for one in listed}
 
-    before, leased = settled(host.machine), leases()
+    before, attached = settled(host.machine), attachments()
     yield
     # The kernel takes some time to remove a link.
     change = eventually(lambda: difference(before, network(host.machine)), lambda lines: not lines)
     if change:
         lines = [line if len(line) < 240 else line[:240] + " ..." for line in change[:20]]
         raise AssertionError(f"{len(change)} changes of the host's network:\n" + "\n".join(lines))
-    if leases() != leased:
-        raise AssertionError(f"attachments before:\n{leased}\nand after:\n{leases()}")
+    if attachments() != attached:
+        raise AssertionError(f"attachments before: {attached}; and after: {attachments()}")
 
 
 def difference(before: Picture, after: Picture) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ def host(engine_host: MakeHost) -> EngineHost:
     return made
 
 
-def network(host: EngineHost, **keys: object) -> None:
+def network(host: EngineHost, **keys: Any) -> None:
     """The one network ctr uses: the first conflist."""
     host.write("/etc/cni/net.d/10-dock.conflist", conflist("dock", "br-dock", "10.88.9.0/24", **keys))
 

@@ -1,4 +1,4 @@
-"""The pages in docs/engines: each ```sh block is run, and a ```text block after it is what it must print."""
+"""The pages in docs/engines: each ```sh block is run, and what it must print is in a ```text block after it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def follow(host: EngineHost, page: str) -> None:
     for script, expected in blocks:
         said = host.run("sh", "-euc", script, timeout=60)
         host.publish_executables(BIN_DIR, "/opt/cni/bin")
-        assert said.stdout == expected, f"{script}\n{said.stderr}"
+        if expected:
+            assert said.stdout == expected, f"{script}\n{said.stderr}"
 
 
 def attached(host: EngineHost) -> list[str]:
