@@ -23,12 +23,11 @@ class IptablesFirewall:
     def apply(self, operation: AnyOperation) -> None:
         """Make the operation's rules be there, once each; on failure none of them stays."""
         with _speaking_of(operation), locked():
-            if isinstance(operation, FirewallTable):
-                _build()
-                return
             try:
-                for family, name, found in _by_table(operation):
-                    edit(family, name, partial(_put, found))
+                if isinstance(operation, FirewallTable):
+                    _build()
+                else:
+                    _put_there(operation)
             except NetdriversError:
                 with suppress(NetdriversError):
                     _take_away(operation)
@@ -37,10 +36,7 @@ class IptablesFirewall:
     def undo(self, operation: AnyOperation) -> None:
         """Make the operation's rules be gone. FirewallTable stays while other operations' rules are in its chains."""
         with _speaking_of(operation), locked():
-            if isinstance(operation, FirewallTable):
-                _tear_down()
-            else:
-                _take_away(operation)
+            _take_away(operation)
 
     def drift(self, operation: AnyOperation) -> str | None:
         """What the kernel does not show of the operation, in a few words; None when all is there."""
@@ -125,7 +121,15 @@ def _build() -> None:
             edit(family, name, _fix)
 
 
+def _put_there(operation: AnyOperation) -> None:
+    for family, name, found in _by_table(operation):
+        edit(family, name, partial(_put, found))
+
+
 def _take_away(operation: AnyOperation) -> None:
+    if isinstance(operation, FirewallTable):
+        _tear_down()
+        return
     for family, name, found in _by_table(operation):
         with suppress(NoTable):
             edit(family, name, partial(_remove, found))
