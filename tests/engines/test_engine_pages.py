@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from . import containerd, podman
 from .conftest import MakeHost
 from .harness import BIN_DIR, EngineHost, eventually
-from .snapshot import network
+from .snapshot import difference, network, settled
 
 PAGES = Path(__file__).parents[2] / "docs" / "engines"
 BLOCK = re.compile(r"^```sh\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
@@ -34,26 +36,27 @@ def follow(host: EngineHost, page: str) -> None:
             assert said.stdout == expected, f"{script}\n{said.stderr}"
 
 
-def attached(host: EngineHost) -> list[str]:
-    """The host's ends of containers' interfaces, once they are gone: anything but the wire that is a veth."""
-    return eventually(
-        lambda: [link for link in network(host.machine)["links"] if " veth " in link and not link.startswith("wire ")],
-        lambda links: not links,
-    )
+@contextlib.contextmanager
+def nothing_left(host: EngineHost) -> Iterator[None]:
+    """Each page ends with everything removed: not even a bridge stays."""
+    before = settled(host.machine)
+    yield
+    change = eventually(lambda: difference(before, network(host.machine)), lambda lines: not lines)
+    assert change == []
 
 
 def test_podman_page(engine_host: MakeHost) -> None:
     host = engine_host("podman", r"version 4\.3\.", "debian12")
     podman.configure(host)
-    follow(host, "podman-cni.md")
+    with nothing_left(host):
+        follow(host, "podman-cni.md")
     assert host.engine("podman", "ps", "--all", "--quiet") == ""
-    assert attached(host) == []
 
 
 def test_containerd_page(engine_host: MakeHost) -> None:
     host = engine_host("containerd", r" v?1\.[67]\.", "debian12")
     host.write("/run/bin/systemctl", SYSTEMCTL, 0o755)
     containerd.start(host)
-    follow(host, "containerd.md")
-    assert attached(host) == []
+    with nothing_left(host):
+        follow(host, "containerd.md")
     assert containerd.Cri(host).ready()
