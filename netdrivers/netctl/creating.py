@@ -12,6 +12,7 @@ from msgspec.structs import fields
 
 from netdrivers import networks_file
 from netdrivers.drivers import registry
+from netdrivers.drivers.base import Driver
 from netdrivers.drivers.options import keys_of, wrong_type
 from netdrivers.errors import ConfigError, Conflict, NotFound, SubnetOverlap
 from netdrivers.frontends.cni.config import network_of
@@ -56,7 +57,7 @@ def create(wishes: Wishes) -> tuple[str, dict[str, Any]]:
 def configuration(wishes: Wishes) -> dict[str, Any]:
     """The plugin configuration that the wishes stand for, with what a network is usually wanted to do."""
     check_name(wishes.name, "NAME")
-    driver = registry.driver(wishes.driver)
+    driver = _driver(wishes.driver)
     config: dict[str, Any] = {"cniVersion": VERSION, "name": wishes.name, "type": wishes.driver}
     if wishes.driver == "bridge":
         config |= _bridge_defaults(wishes)
@@ -69,6 +70,14 @@ def configuration(wishes: Wishes) -> dict[str, Any]:
     if ipam:
         config["ipam"] = ipam
     return config
+
+
+def _driver(name: str) -> Driver:
+    """A driver that can make a network by itself. ConfigError names the near one."""
+    known = [other for other in registry.names() if not registry.driver(other).chained]
+    if name not in known:
+        raise ConfigError("--driver", name, f"one of {', '.join(known)}", near(name, known))
+    return registry.driver(name)
 
 
 def _bridge_defaults(wishes: Wishes) -> dict[str, Any]:

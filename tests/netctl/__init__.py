@@ -1,0 +1,1 @@
+"""Tests of netctl, each command as a process on a test host."""
