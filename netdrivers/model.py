@@ -157,6 +157,7 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
 
     netns: path of the namespace ("" when unknown, as in a late DEL). addresses: CIDR or bare
     addresses asked for. engine, label and aliases are for people and for name resolution.
+    options: a driver's keys for this attachment alone (bridge: hostInterfaceName, the host's end).
     previous: the result of the plugin before us in a chain, if any. handover: the engine itself moves
     the container's link from the host into the namespace, and configures it there (Docker).
     """
@@ -216,7 +217,8 @@ class AddressFact(Struct, frozen=True, omit_defaults=True):
 class Facts(Struct, frozen=True, omit_defaults=True):
     """What planning may know of the host; gathered by the kernel room, only what was asked for.
 
-    same_namespace: the attachment's namespace is the host's own.
+    same_namespace: the attachment's namespace is the host's own. default_metrics: (family, metric) of
+    the default routes that the container has by its other networks.
     """
 
     links: tuple[LinkFact, ...] = ()
@@ -226,6 +228,7 @@ class Facts(Struct, frozen=True, omit_defaults=True):
     docker_user: bool = False
     same_namespace: bool = False
     ipv6: bool = True
+    default_metrics: tuple[tuple[int, int], ...] = ()
 
     def link(self, name: str) -> LinkFact | None:
         """The host's link of that name."""

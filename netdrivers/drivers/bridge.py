@@ -179,7 +179,8 @@ class BridgeDriver:
         options = _settled(network)
         backend = _backend(network)
         mac = attachment.mac or options.mac or derived_mac(network.name, attachment.container, attachment.ifname)
-        host_name = derived_name("veth", network.name, attachment.container, attachment.ifname)
+        derived = derived_name("veth", network.name, attachment.container, attachment.ifname)
+        host_name = attachment.options.get("hostInterfaceName") or derived
         host_mac = derived_mac("host", network.name, attachment.container, attachment.ifname)
         if attachment.ports and not lease.addresses:
             raise ConfigError("portMappings", str(attachment.ports[0]), "none in a network without addresses")
@@ -202,7 +203,7 @@ class BridgeDriver:
         ]
         if options.macspoofchk:
             found.append(AllowSource(host_name, mac))
-        routes = common.routes_of(network, lease, options.is_default_gateway)
+        routes = common.routes_of(network, lease, options.is_default_gateway, facts)
         if not options.disable_container_interface and not attachment.handover:
             found += common.container_side(attachment.ifname, lease, routes, options.enabledad)
         found += publish_operations(attachment.ports, lease, backend)

@@ -6,6 +6,8 @@ import _socket
 import re
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from netdrivers.errors import ConfigError, HostLacks
 from netdrivers.model import (
     Address,
@@ -25,6 +27,8 @@ _MAC = re.compile(r"^([0-9a-fA-F]{2})([:-][0-9a-fA-F]{2}){5}$")
 _LINK_NAME = re.compile(r"^[^\s/:%\x00]{1,15}$")
 LEAST_MTU, LARGEST_MTU = 68, 65535
 LEAST_IPV6_MTU = 1280
+IP6_RT_PRIO_USER = 1024
+"""The metric of an IPv6 route that names none (linux/ipv6_route.h)."""
 
 
 def check_mtu(mtu: int, field: str = "mtu", ipv6: bool = False) -> None:
@@ -79,15 +83,35 @@ def firewall_of(network: Network, facts: Facts) -> str:
     return facts.firewall
 
 
-def routes_of(network: Network, lease: Lease, default: bool) -> tuple[Route, ...]:
-    """The container's routes: IPAM's, with default routes added where the driver is asked for them."""
+def default_metric(route: Route) -> tuple[int, int] | None:
+    """(family, metric) of a default route as the kernel keeps it, None for another route."""
+    if route.dst not in ("0.0.0.0/0", "::/0") or route.table:
+        return None
+    return (6, route.priority or IP6_RT_PRIO_USER) if ":" in route.dst else (4, route.priority)
+
+
+def routes_of(network: Network, lease: Lease, default: bool, facts: Facts) -> tuple[Route, ...]:
+    """The container's routes: IPAM's, with default routes added where the driver is asked for them.
+
+    The kernel takes one default route of each metric, so that of a later network comes after.
+    """
     routes = list(lease.routes)
     if default:
         for item in lease.addresses:
             dst = "::/0" if item.family == 6 else "0.0.0.0/0"
             if item.gateway and not any(route.dst == dst for route in routes):
                 routes.append(Route(dst, item.gateway))
-    return tuple(routes)
+    return tuple(_behind(route, facts.default_metrics) for route in routes)
+
+
+def _behind(route: Route, taken: Sequence[tuple[int, int]]) -> Route:
+    wanted = default_metric(route)
+    if wanted is None or wanted not in taken:
+        return route
+    family, metric = wanted
+    while (family, metric) in taken:
+        metric += 1
+    return replace(route, priority=metric)
 
 
 def container_side(

@@ -120,7 +120,7 @@ class MacvlanDriver:
                 attachment.handover,
             )
         ]
-        routes = common.routes_of(network, lease, False)
+        routes = common.routes_of(network, lease, False, facts)
         if not attachment.handover:
             found += common.container_side(attachment.ifname, lease, routes)
         if options.host_shim:

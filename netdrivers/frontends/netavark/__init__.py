@@ -1,0 +1,1 @@
+"""The netavark front end: the plugin API of Podman 5."""

@@ -1,0 +1,576 @@
+"""The netavark plugins, called as Podman calls them: networks checked, containers wired, real packets."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from netdrivers import __version__
+from netdrivers.frontends import dispatch
+from netdrivers.frontends.request import Request
+from netdrivers.kernel.namespaces import own_inode
+from tests.lab import Echo, Host, Namespace, ask, pings
+from tests.recorded import Recorded, requests
+
+BRIDGE, MACVLAN = "netdrivers-bridge", "netdrivers-macvlan"
+ID = "3482b2c6445fe2e18993f85da855fe23554f25089c4b304bb88b3f953e6c2fb1"
+
+
+def plugin(host: Host, verb: str, document: Any, netns: Namespace | None = None, program: str = BRIDGE) -> Any:
+    """What a plugin answers: (exit code, its JSON, None when it says nothing)."""
+    args = (verb,) if netns is None else (verb, netns.path)
+    stdin = document if isinstance(document, bytes) else json.dumps(document).encode()
+    env = host.env(NETDRIVERS_NETWORKS_DIR=str(host.state_dir / "networks.d"))
+    with host.entered():
+        response = dispatch.handle(Request(program, args, env, stdin, host_inode=own_inode()))
+    return response.exit_code, json.loads(response.stdout) if response.stdout else None
+
+
+def done(host: Host, verb: str, document: Any, netns: Namespace | None = None, program: str = BRIDGE) -> Any:
+    """The answer of a call that succeeds."""
+    code, answer = plugin(host, verb, document, netns, program)
+    assert code == 0, answer
+    return answer
+
+
+def refused(host: Host, verb: str, document: Any, netns: Namespace | None = None, program: str = BRIDGE) -> str:
+    """The message of a call that fails."""
+    code, answer = plugin(host, verb, document, netns, program)
+    assert code == 1, answer
+    assert list(answer) == ["error"]
+    assert "internal error" not in answer["error"]
+    return str(answer["error"])
+
+
+def asked(name: str = "shop", **more: Any) -> dict[str, Any]:
+    """A network as Podman hands it to ``create``."""
+    return {
+        "name": name, "id": ID, "driver": BRIDGE, "created": "0001-01-01T00:00:00Z", "ipv6_enabled": False,
+        "internal": False, "dns_enabled": True, **more,
+    }  # fmt: skip
+
+
+def network(name: str = "shop", subnets: tuple[str, ...] = ("10.95.0.0/24",), **more: Any) -> dict[str, Any]:
+    """A network as netavark hands it to ``setup``, nulls and all."""
+    gateways = [f"{subnet.partition('/')[0].removesuffix('0')}1" for subnet in subnets]
+    return {
+        "dns_enabled": True, "driver": BRIDGE, "id": ID, "internal": False,
+        "ipv6_enabled": any(":" in subnet for subnet in subnets), "name": name, "network_interface": f"nd-{name}",
+        "options": None, "ipam_options": None, "routes": None, "network_dns_servers": None,
+        "subnets": [
+            {"gateway": gateway, "lease_range": None, "subnet": subnet}
+            for subnet, gateway in zip(subnets, gateways, strict=True)
+        ],
+        **more,
+    }  # fmt: skip
+
+
+def port(host: int, inside: int, protocol: str = "tcp", count: int = 1, host_ip: str = "") -> dict[str, Any]:
+    """One port mapping."""
+    return {"container_port": inside, "host_ip": host_ip, "host_port": host, "protocol": protocol, "range": count}
+
+
+def container(
+    net: dict[str, Any], *ips: str, number: int = 1, ports: list[dict[str, Any]] | None = None, ifname: str = "eth0",
+    **options: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """A container on a network, as ``setup`` and ``teardown`` get it."""
+    return {
+        "container_id": f"{number:064x}", "container_name": f"c{number}", "port_mappings": ports, "network": net,
+        "network_options": {
+            "aliases": [f"{number:012x}"], "interface_name": ifname, "static_ips": list(ips), "static_mac": None,
+            "options": None, **options,
+        },
+    }  # fmt: skip
+
+
+def shared(host: Host, config: dict[str, Any]) -> None:
+    """A named network of the host."""
+    folder = Path(host.state_dir / "networks.d")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{config['name']}.json").write_text(json.dumps(config))
+
+
+# What real engines sent
+
+
+def renamed(document: dict[str, Any]) -> dict[str, Any]:
+    """A recorded request, for our driver."""
+    made = copy.deepcopy(document)
+    made.get("network", made)["driver"] = BRIDGE
+    return made
+
+
+def without_options(document: dict[str, Any]) -> dict[str, Any]:
+    """A recorded request without the options that the recording made up."""
+    made = renamed(document)
+    made.get("network", made).pop("options", None)
+    made.get("network_options", {}).pop("options", None)
+    return made
+
+
+def _recorded(verb: str) -> list[Recorded]:
+    return [*requests("podman-5.4-netavark", verb), *requests("buildah-1.39-netavark", verb)]
+
+
+@pytest.mark.parametrize("request_", _recorded("create"), ids=lambda r: r.name)
+def test_recorded_create_is_completed(host: Host, request_: Recorded) -> None:
+    given = json.loads(request_.stdin)
+    if given.get("options"):
+        assert f"options.{next(iter(given['options']))}" in refused(host, *request_.args, renamed(given))
+    wanted = without_options(given)
+    answer = done(host, *request_.args, wanted)
+    subnets = answer.pop("subnets")
+    interface = answer.pop("network_interface")
+    assert interface == wanted.pop("network_interface", f"nd-{given['name']}")
+    for subnet, before in zip(subnets, wanted.pop("subnets", [{}]), strict=True):
+        assert before.items() <= subnet.items()
+        assert subnet["gateway"] == subnet["subnet"].replace(".0/24", ".1")
+    assert answer == wanted
+
+
+@pytest.mark.parametrize("request_", _recorded("setup"), ids=lambda r: r.name)
+def test_recorded_setup_and_teardown(host: Host, container_: Namespace, request_: Recorded) -> None:
+    verb, _ = request_.args
+    given = json.loads(request_.stdin)
+    before = host.snapshot()
+    if given["network"]["options"]:
+        assert "options.foo" in refused(host, verb, renamed(given), container_)
+        assert host.snapshot() == before
+    wanted = without_options(given)
+    answer = done(host, verb, wanted, container_)
+    options = given["network_options"]
+    ifname, (address,) = options["interface_name"], options["static_ips"]
+    prefix, first = f"{address}/24", given["network"]["subnets"][0]["gateway"] or "10.96.0.1"
+    assert set(answer) == {"interfaces", "dns_server_ips", "dns_search_domains"}
+    assert answer["dns_server_ips"] == (given["network"]["network_dns_servers"] or [])
+    said = answer["interfaces"][ifname]
+    assert said["subnets"] == [{"ipnet": prefix, "gateway": first}]
+    assert options["static_mac"] in (None, said["mac_address"])
+    assert container_.addresses(ifname) == {prefix}
+    assert said["mac_address"] in container_.run("ip", "link", "show", ifname).stdout
+    assert done(host, "teardown", wanted, container_) is None
+    assert container_.links() == {"lo"}
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize("request_", _recorded("teardown"), ids=lambda r: r.name)
+def test_recorded_teardown_of_what_is_not_there(host: Host, container_: Namespace, request_: Recorded) -> None:
+    before = host.snapshot()
+    assert done(host, "teardown", without_options(json.loads(request_.stdin)), container_) is None
+    assert host.snapshot() == before
+
+
+@pytest.fixture
+def container_(container: Namespace) -> Namespace:
+    """The empty namespace of the fixture ``container``, whose name a function here has."""
+    return container
+
+
+def test_info(host: Host) -> None:
+    assert done(host, "info", b"") == {"version": __version__, "api_version": "1.0.0", "driver": "bridge"}
+
+
+def test_the_executable_speaks_the_protocol(host: Host, container_: Namespace) -> None:
+    """By its own process, as Podman starts it; info reads nothing from its input."""
+    code = f"import sys; from netdrivers.frontends.executable import main; sys.exit(main({BRIDGE!r}))"
+
+    def run(*args: str, document: Any = None) -> Any:
+        text = json.dumps(document) if document else ""
+        said = host.run(sys.executable, "-c", code, *args, input=text, env=host.env(), check=False)
+        return said.returncode, json.loads(said.stdout) if said.stdout else None
+
+    assert run("info") == (0, {"version": __version__, "api_version": "1.0.0", "driver": "bridge"})
+    given = container(network(), "10.95.0.2")
+    assert run("setup", container_.path, document=given)[0] == 0
+    assert container_.addresses("eth0") == {"10.95.0.2/24"}
+    assert run("teardown", container_.path, document=given) == (0, None)
+    assert run("dance", document=given)[0] == 1
+
+
+# create
+
+
+def test_create_chooses_subnets_apart_from_what_is_used(host: Host) -> None:
+    first = done(host, "create", asked("a", ipv6_enabled=True))
+    assert [":" in item["subnet"] for item in first["subnets"]] == [False, True]
+    assert first["ipv6_enabled"] is True
+    again = done(host, "create", asked("a", ipv6_enabled=True))
+    assert again == first, "the same host, the same answer"
+    host.run("ip", "link", "add", "other", "type", "bridge")
+    host.run("ip", "addr", "add", first["subnets"][0]["gateway"] + "/24", "dev", "other")
+    host.run("ip", "link", "set", "other", "up")
+    moved = done(host, "create", asked("a", ipv6_enabled=True))
+    assert moved["subnets"][0] != first["subnets"][0]
+    assert moved["subnets"][1] == first["subnets"][1]
+
+
+def test_create_keeps_what_it_does_not_know(host: Host) -> None:
+    given = asked(labels={"l": "1"}, subnets=[{"subnet": "10.9.0.0/24", "lease_range": {"start_ip": "10.9.0.9"}}])
+    answer = done(host, "create", given)
+    assert answer["labels"] == {"l": "1"}
+    assert answer["subnets"] == [
+        {"subnet": "10.9.0.0/24", "lease_range": {"start_ip": "10.9.0.9"}, "gateway": "10.9.0.1"}
+    ]
+
+
+def test_create_adds_the_family_that_is_missing(host: Host) -> None:
+    given = asked(ipv6_enabled=True, subnets=[{"subnet": "fd00:9::/64"}])
+    answer = done(host, "create", given)
+    assert answer["subnets"][0] == {"subnet": "fd00:9::/64", "gateway": "fd00:9::1"}
+    assert ":" not in answer["subnets"][1]["subnet"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"options": {"mtuu": "1400"}}, ["options.mtuu", "did you mean mtu?"]),
+        ({"options": {"mtu": "much"}}, ["options.mtu", "'much'", "a whole number"]),
+        ({"options": {"mtu": "20"}}, ["mtu", "20", "68"]),
+        ({"options": {"vlan": "5000"}}, ["vlan", "5000", "4094"]),
+        ({"options": {"isolate": "maybe"}}, ["isolate", "'maybe'", "strict"]),
+        ({"options": {"no_default_route": "perhaps"}}, ["no_default_route", "true or false"]),
+        ({"options": {"metric": "-1"}}, ["metric", "-1", "0 to 4294967295"]),
+        ({"options": {"mode": "wild"}}, ["mode", "'wild'", "managed or unmanaged"]),
+        ({"options": {"vrf": "red"}}, ["vrf", "not supported"]),
+        ({"options": {"bridge": "br9"}}, ["bridge", "--interface-name"]),
+        ({"options": {"firewall": "magic"}}, ["firewall", "'magic'", "nft or iptables"]),
+        ({"options": {"network": "nope"}}, ["no network 'nope'"]),
+        ({"options": {"mtu": 1400}}, ["options.mtu", "a string"]),
+        ({"network_interface": "far-too-long-a-name"}, ["bridge", "far-too-long-a-name"]),
+        ({"subnets": [{"subnet": "10.9.0.0"}]}, ["subnets[0].subnet", "CIDR"]),
+        ({"subnets": [{"subnet": "10.9.0.7/24"}]}, ["subnets[0].subnet", "10.9.0.0/24"]),
+        ({"subnets": [{"subnet": "10.9.0.0/24", "gateway": "10.8.0.1"}]}, ["gateway", "10.8.0.1"]),
+        ({"subnets": [{"subnet": "10.9.0.0/24"}, {"subnet": "10.9.0.0/16"}]}, ["10.9.0.0/16", "apart from"]),
+        ({"subnets": [{"subnet": "192.0.2.0/25"}]}, ["192.0.2.0/25", "wire0"]),
+        ({"ipam_options": {"driver": "dhcp"}}, ["ipam_options.driver", "'dhcp'", "host-local or none"]),
+        ({"name": "../x"}, ["name", "'../x'"]),
+        ({"name": None}, ["name: missing"]),
+    ],
+)
+def test_create_refuses(host: Host, outside: Namespace, more: dict[str, Any], words: list[str]) -> None:
+    before = host.snapshot()
+    message = refused(host, "create", asked(**more))
+    for word in words:
+        assert word in message
+    assert host.snapshot() == before
+
+
+def test_create_refuses_the_subnet_of_a_network_in_use(host: Host, container_: Namespace) -> None:
+    done(host, "setup", container(network("shop"), "10.95.0.2"), container_)
+    given = asked("yard", subnets=[{"subnet": "10.95.0.0/16"}])
+    assert "overlaps 10.95.0.0/24 of network shop" in refused(host, "create", given)
+
+
+# setup and teardown
+
+
+def test_published_port_static_address_and_neighbours(
+    host: Host, outside: Namespace, lab: Callable[..., Namespace]
+) -> None:
+    host.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")  # it stays on, and brings anycast routes
+    before = host.snapshot()
+    web, other = lab("web"), lab("other")
+    net = network(subnets=("10.95.0.0/24", "fd00:95::/64"))
+    first = container(net, "10.95.0.77", "fd00:95::77", ports=[port(8080, 80, count=3)], static_mac="02:11:22:33:44:66")
+    second = container(net, "10.95.0.2", "fd00:95::2", number=2)
+    answer = done(host, "setup", first, web)
+    assert answer["interfaces"] == {
+        "eth0": {
+            "mac_address": "02:11:22:33:44:66",
+            "subnets": [
+                {"ipnet": "10.95.0.77/24", "gateway": "10.95.0.1"},
+                {"ipnet": "fd00:95::77/64", "gateway": "fd00:95::1"},
+            ],
+        }
+    }
+    done(host, "setup", second, other)
+    servers = [Echo(web, 80, "web"), Echo(web, 82, "last", family=6)]
+    try:
+        assert ask(outside, "192.0.2.1", 8080) == "web 192.0.2.2"
+        assert ask(outside, "2001:db8:1::1", 8082) == "last 2001:db8:1::2"
+        assert ask(host, "127.0.0.1", 8080).startswith("web ")
+        assert ask(web, "192.0.2.1", 8080).startswith("web ")
+        assert ask(other, "10.95.0.77", 80) == "web 10.95.0.2"
+        assert pings(web, "10.95.0.2")
+        assert pings(web, "fd00:95::2")
+    finally:
+        for server in servers:
+            server.close()
+    done(host, "teardown", first, web)
+    assert ask(outside, "192.0.2.1", 8080, timeout=0.5) == "no answer"
+    assert "nd-shop" in host.links(), "the other container still uses it"
+    done(host, "teardown", second, other)
+    assert host.snapshot() == before
+    assert host.rows() == {}
+
+
+def test_network_reload_is_teardown_and_setup(host: Host, outside: Namespace, container_: Namespace) -> None:
+    given = container(network(), "10.95.0.5", ports=[port(8080, 80)])
+    done(host, "setup", given, container_)
+    server = Echo(container_, 80, "web")
+    try:
+        host.run("nft", "flush", "ruleset")
+        assert ask(outside, "192.0.2.1", 8080, timeout=0.5) == "no answer"
+        done(host, "teardown", given, container_)
+        done(host, "setup", given, container_)
+        assert ask(outside, "192.0.2.1", 8080) == "web 192.0.2.2"
+    finally:
+        server.close()
+
+
+def test_two_networks_publish_once(host: Host, outside: Namespace, container_: Namespace) -> None:
+    """netavark hands a container's ports to each of its networks."""
+    before = host.snapshot()
+    ports = [port(8080, 80), port(5353, 53, "udp")]
+    calls = [
+        container(network("yard", ("10.96.0.0/24",), internal=True), "10.96.0.5", ports=ports, ifname="eth1"),
+        container(network("shop"), "10.95.0.5", ports=ports),
+        container(network("barn", ("10.97.0.0/24",)), "10.97.0.5", ports=ports, ifname="eth2"),
+    ]
+    for call in calls:
+        done(host, "setup", call, container_)
+    server = Echo(container_, 80, "web")
+    try:
+        assert ask(outside, "192.0.2.1", 8080) == "web 192.0.2.2"
+        assert ask(host, "10.96.0.5", 80).startswith("web ")
+        assert ask(host, "10.97.0.5", 80).startswith("web ")
+        done(host, "teardown", calls[1], container_)
+        assert ask(outside, "192.0.2.1", 8080) == "web 192.0.2.2", "by the network that is left"
+    finally:
+        server.close()
+    for call in calls:
+        done(host, "teardown", call, container_)
+    assert host.snapshot() == before
+
+
+def test_options_have_their_meaning(host: Host, container_: Namespace) -> None:
+    options = {"mtu": "1400", "metric": "7"}
+    routes = [{"destination": "10.50.0.0/16", "gateway": "10.95.0.9", "metric": 20}]
+    done(host, "setup", container(network(options=options, routes=routes), "10.95.0.2"), container_)
+    found = {
+        (route["dst"], route.get("gateway"), route.get("metric"))
+        for route in json.loads(container_.run("ip", "-j", "route").stdout)
+    }
+    assert {("default", "10.95.0.1", 7), ("10.50.0.0/16", "10.95.0.9", 20)} <= found
+    assert "mtu 1400" in container_.run("ip", "link", "show", "eth0").stdout
+    assert "mtu 1400" in host.run("ip", "link", "show", "nd-shop").stdout
+
+
+@pytest.mark.parametrize("more", [{"options": {"no_default_route": "true"}}, {"internal": True}])
+def test_no_default_route(host: Host, container_: Namespace, more: dict[str, Any]) -> None:
+    done(host, "setup", container(network(**more), "10.95.0.2"), container_)
+    assert "default" not in container_.run("ip", "route").stdout
+    assert pings(container_, "10.95.0.1")
+
+
+def test_isolated_networks_do_not_reach_each_other(host: Host, lab: Callable[..., Namespace]) -> None:
+    nets = [network("shop"), network("yard", ("10.96.0.0/24",)), network("barn", ("10.97.0.0/24",))]
+    for net in nets[:2]:
+        net["options"] = {"isolate": "true"}
+    spaces = [lab("a"), lab("b"), lab("c")]
+    for i, (net, space) in enumerate(zip(nets, spaces, strict=True)):
+        done(host, "setup", container(net, f"10.{95 + i}.0.5", number=i), space)
+    assert not pings(spaces[0], "10.96.0.5")
+    assert pings(spaces[0], "10.97.0.5")
+
+
+def test_unmanaged_bridge_is_left_as_it_is(host: Host, container_: Namespace) -> None:
+    host.run("ip", "link", "add", "br9", "address", "02:00:00:00:00:09", "type", "bridge")
+    host.run("ip", "addr", "add", "10.95.0.1/24", "dev", "br9")
+    host.run("ip", "link", "set", "br9", "up")
+    before = host.snapshot()
+    net = network(network_interface="br9", options={"mode": "unmanaged"})
+    given = container(net, "10.95.0.2", ports=[port(8080, 80)])
+    done(host, "setup", given, container_)
+    assert pings(container_, "10.95.0.1")
+    assert host.snapshot()["nft"] == before["nft"]
+    done(host, "teardown", given, container_)
+    assert host.snapshot() == before
+
+
+def test_host_interface_name(host: Host, container_: Namespace) -> None:
+    given = container(network(), "10.95.0.2", options={"host_interface_name": "web0"})
+    done(host, "setup", given, container_)
+    assert "web0" in host.links()
+    done(host, "teardown", given, container_)
+    assert "web0" not in host.links()
+    wrong = container(network(), "10.95.0.2", options={"host_interface": "web0"})
+    assert "did you mean host_interface_name?" in refused(host, "setup", wrong, container_)
+
+
+def test_macvlan(host: Host, outside: Namespace, container_: Namespace) -> None:
+    before = host.snapshot()
+    created = done(
+        host,
+        "create",
+        asked(
+            "lan", driver=MACVLAN, options={"parent": "wire0", "mode": "bridge"}, subnets=[{"subnet": "192.0.2.0/24"}]
+        ),
+        program=MACVLAN,
+    )
+    assert (created["network_interface"], created["options"]) == ("wire0", {"mode": "bridge"})
+    net = {**created, "subnets": [{**created["subnets"][0], "gateway": "192.0.2.2"}]}
+    given = container(net, "192.0.2.50", ports=[port(8080, 80)])
+    answer = done(host, "setup", given, container_, MACVLAN)
+    assert answer["interfaces"]["eth0"]["subnets"] == [{"ipnet": "192.0.2.50/24", "gateway": "192.0.2.2"}]
+    server = Echo(container_, 80, "web")
+    try:
+        assert ask(outside, "192.0.2.50", 80) == "web 192.0.2.2"
+    finally:
+        server.close()
+    done(host, "teardown", given, container_, MACVLAN)
+    assert container_.links() == {"lo"}
+    assert host.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, ["subnets", "--subnet"]),
+        ({"subnets": [{"subnet": "10.9.0.0/24"}], "options": {"mode": "sideways"}}, ["mode", "sideways", "vepa"]),
+        ({"subnets": [{"subnet": "10.9.0.0/24"}], "options": {"parent": "nope0"}}, ["nope0", "wire0"]),
+        ({"subnets": [{"subnet": "10.9.0.0/24"}], "options": {"bclim": "3"}}, ["bclim", "bcqueuelen"]),
+        ({"subnets": [{"subnet": "10.9.0.0/24"}], "options": {"isolate": "true"}}, ["isolate", "not an option"]),
+    ],
+)
+def test_create_refuses_a_macvlan(host: Host, outside: Namespace, more: dict[str, Any], words: list[str]) -> None:
+    message = refused(host, "create", asked("lan", driver=MACVLAN, **more), program=MACVLAN)
+    for word in words:
+        assert word in message
+
+
+# What goes wrong
+
+
+def test_failed_setup_leaves_the_host_as_it_was(host: Host, lab: Callable[..., Namespace]) -> None:
+    before = host.snapshot()
+    listener = Echo(host, 8080, "mine")
+    try:
+        given = container(network(), "10.95.0.2", ports=[port(8080, 80)])
+        assert "8080/tcp" in refused(host, "setup", given, lab("web"))
+    finally:
+        listener.close()
+    assert host.snapshot() == before
+    assert host.rows() == {}
+
+
+def test_address_and_port_of_another_container(host: Host, lab: Callable[..., Namespace]) -> None:
+    done(host, "setup", container(network(), "10.95.0.2", ports=[port(8080, 80)]), lab("one"))
+    taken = container(network(), "10.95.0.2", number=2)
+    assert "10.95.0.2" in refused(host, "setup", taken, lab("two"))
+    busy = container(network(), "10.95.0.3", number=3, ports=[port(8080, 80)])
+    assert "8080/tcp" in refused(host, "setup", busy, lab("three"))
+    gateway = container(network(), "10.95.0.1", number=4)
+    assert "gateway" in refused(host, "setup", gateway, lab("four"))
+
+
+def test_setup_twice_is_refused_but_a_dead_namespace_makes_room(host: Host, lab: Callable[..., Namespace]) -> None:
+    first = lab("first")
+    given = container(network(), "10.95.0.2", ports=[port(8080, 80)])
+    done(host, "setup", given, first)
+    assert "already" in refused(host, "setup", given, first)
+    assert "already" in refused(host, "setup", given, lab("second")), "the first is alive"
+    veths = host.links() - {"lo", "nd-shop"}
+    first.close()
+    for _ in range(100):  # the kernel takes a moment to clear a namespace away
+        if not veths & host.links():
+            break
+        time.sleep(0.05)
+    third = lab("third")
+    done(host, "setup", given, third)
+    assert third.addresses("eth0") == {"10.95.0.2/24"}
+
+
+def test_teardown_with_the_namespace_gone(host: Host, lab: Callable[..., Namespace]) -> None:
+    before = host.snapshot()
+    web = lab("web")
+    given = container(network(), "10.95.0.2", ports=[port(8080, 80)])
+    done(host, "setup", given, web)
+    path = web.path
+    web.close()
+    for _ in range(2):
+        with host.entered():
+            stdin = json.dumps(given).encode()
+            response = dispatch.handle(Request(BRIDGE, ("teardown", path), host.env(), stdin))
+        assert (response.exit_code, response.stdout) == (0, b"")
+    assert host.snapshot() == before
+
+
+def test_same_name_in_another_engine(host: Host, lab: Callable[..., Namespace]) -> None:
+    """The other engine's network is not changed under its containers."""
+    config = {
+        "cniVersion": "1.0.0", "name": "shop", "type": "bridge", "bridge": "cni9", "isGateway": True,
+        "ipam": {"type": "host-local", "subnet": "10.30.0.0/24"},
+    }  # fmt: skip
+    host.call("bridge", "ADD", config, lab("cni"))
+    message = refused(host, "setup", container(network("shop"), "10.95.0.2"), lab("podman"))
+    assert "network shop is in use" in message
+    assert "in use" in refused(host, "create", asked("shop"))
+
+
+def test_named_network_is_shared_with_other_engines(host: Host, lab: Callable[..., Namespace]) -> None:
+    config = {
+        "cniVersion": "1.0.0", "name": "shop", "type": "bridge", "bridge": "br-shop", "isGateway": True, "ipMasq": True,
+        "ipam": {"type": "host-local", "subnet": "10.30.0.0/24", "routes": [{"dst": "0.0.0.0/0"}]},
+    }  # fmt: skip
+    shared(host, config)
+    created = done(host, "create", asked("front", options={"network": "shop"}))
+    assert created["ipam_options"] == {"driver": "none"}, "the named network's pool is everybody's"
+    assert "subnets" not in created
+    assert "did you mean shop?" in refused(host, "create", asked("front", options={"network": "shopp"}))
+    assert "netdrivers-bridge" in refused(
+        host, "create", asked("front", driver=MACVLAN, options={"network": "shop"}), program=MACVLAN
+    )
+    foreign, ours, second = lab("cni"), lab("podman"), lab("podman2")
+    host.call("bridge", "ADD", config, foreign, "other")
+    given = container(created, number=1)
+    answer = done(host, "setup", given, ours)
+    assert answer["interfaces"]["eth0"]["subnets"] == [{"ipnet": "10.30.0.3/24", "gateway": "10.30.0.1"}]
+    fixed = container(created, "10.30.0.40", number=2)
+    done(host, "setup", fixed, second)
+    assert pings(ours, "10.30.0.2")
+    assert pings(foreign, "10.30.0.40")
+    for call, space in ((given, ours), (fixed, second)):
+        done(host, "teardown", call, space)
+    assert "br-shop" in host.links(), "the other engine still uses it"
+
+
+def test_malformed_input(host: Host, container_: Namespace) -> None:
+    assert "JSON" in refused(host, "setup", b"{", container_)
+    assert "setup NETNS" in refused(host, "dance", {})
+    assert "namespace" in refused(host, "setup", container(network(), "10.95.0.2"))
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place for key, item in items for place in ((*path, key), *_places(item, (*path, key)))]
+
+
+FULL = container(network(), "10.95.0.2", ports=[port(8080, 80)], static_mac="02:00:00:00:00:01")
+
+
+@pytest.mark.parametrize("place", _places(FULL), ids=lambda place: ".".join(map(str, place)))
+def test_every_mistyped_field_is_named_or_does_not_matter(host: Host, container_: Namespace, place: Any) -> None:
+    document = copy.deepcopy(FULL)
+    holder = document
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = 3.5
+    before = host.snapshot()
+    code, answer = plugin(host, "setup", document, container_)
+    if code:
+        word = next(str(key) for key in reversed(place) if isinstance(key, str))
+        assert "internal error" not in answer["error"]
+        assert word.replace("_", "").lower() in answer["error"].replace("_", "").lower()
+        assert host.snapshot() == before
+    else:
+        assert place[-1] in ("id", "driver", "dns_enabled", "ipv6_enabled", "created"), "taken without a look"
+        done(host, "teardown", document, container_)
