@@ -11,6 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from netdrivers import errors
+from netdrivers.drivers.common import default_metric
 from netdrivers.drivers.registry import driver as find_driver
 from netdrivers.ipam import allocator
 from netdrivers.kernel.host import Kernel
@@ -81,15 +82,20 @@ class Lifecycle:
             self.kernel.sandbox(attachment.netns, required=not attachment.handover, fd=netns_fd) as sandbox,
             locks.held(self.store.lock_path, attachment.key),
         ):
-            self._settle_leftover(attachment.key)
+            self._settle_leftover(attachment.key, sandbox)
             for _ in range(3):
-                record = self.networks.ensure(network)
-                with locks.held(self.store.lock_path, lock_name(network.name), shared=True):
-                    if self.store.network_ready(network.name):
-                        return self._attach(record, attachment, sandbox, foreign)
+                made = self.networks.ensure(network)
+                try:
+                    with locks.held(self.store.lock_path, lock_name(network.name), shared=True):
+                        if self.store.network_ready(network.name):
+                            return self._attach(made.record, attachment, sandbox, foreign)
+                except errors.NetdriversError:
+                    with suppress(errors.NetdriversError):  # the first error is the one to tell
+                        self.networks.revert(made)
+                    raise
             raise errors.Busy(f"network {network.name} is being removed over and over")
 
-    def _settle_leftover(self, key: str) -> None:
+    def _settle_leftover(self, key: str, sandbox: Sandbox | None) -> None:
         """An attached key is refused; what a dead call left half-made is undone first."""
         leftover = self.store.attachment(key)
         if leftover is None:
@@ -97,7 +103,7 @@ class Lifecycle:
             return
         if leftover.state == "attached":
             raise _attached_already(leftover.attachment)
-        self._remove(leftover)
+        self._remove(leftover, sandbox.fd if sandbox else -1)
 
     def _attach(
         self, record: NetworkRecord, attachment: Attachment, sandbox: Sandbox | None, foreign: ForeignIpam | None
@@ -138,11 +144,18 @@ class Lifecycle:
                 lease = allocator.allocate(network, attachment.addresses, attachment.key, self.store)
             for mapping in attachment.ports:
                 self._reserve(mapping, lease, attachment.key, network)
-            plan = driver.plan(network, attachment, lease, facts)
+            plan = driver.plan(network, attachment, lease, self._among_others(facts, attachment))
             shared = driver.plan_shared(network, attachment, lease)
             self.store.put_attachment(attachment, lease, plan.result, plan.operations, "planned", inode)
             self.store.touch_network(network.name, idle=False)
         return plan, shared
+
+    def _among_others(self, facts: Facts, attachment: Attachment) -> Facts:
+        """The facts with what the container's other networks gave it."""
+        others = self.store.attachments(container=attachment.container)
+        routes = [route for other in others if other.attachment.key != attachment.key for route in other.result.routes]
+        metrics = tuple(metric for route in routes if (metric := default_metric(route)))
+        return replace(facts, default_metrics=metrics) if metrics else facts
 
     def _refuse_listeners(self, network: Network, attachment: Attachment) -> None:
         texts = [part.subnet for pool in network.ipam.pools for part in pool.ranges]
@@ -231,7 +244,7 @@ class Lifecycle:
                 self.store.change_attachment(record.attachment, record.result, record.operations)
             raise
         # A call that died may have recorded more than it did.
-        self._mend(tuple(operation for operation in want if operation in had), None)
+        self.kernel.mend(tuple(operation for operation in want if operation in had))
         failures = self.kernel.undo(gone)
         if failures:
             raise errors.UndoFailed(failures)
@@ -345,7 +358,7 @@ class Lifecycle:
         for network in self.store.networks():
             if network.ready:
                 with locks.held(self.store.lock_path, lock_name(network.network.name), shared=True):
-                    mended += self._mend(network.operations, None)
+                    mended += self.kernel.mend(network.operations)
         for record in self.store.attachments():
             if record.state != "attached":
                 continue
@@ -356,14 +369,8 @@ class Lifecycle:
                 latest = self.store.attachment(record.attachment.key)
                 there = sandbox is not None and sandbox.inode == record.inode
                 if latest and (there or (latest.attachment.handover and self.alive(latest))):
-                    mended += self._mend(latest.operations, sandbox)
+                    mended += self.kernel.mend(latest.operations, sandbox)
         return mended
-
-    def _mend(self, operations: Operations, sandbox: Sandbox | None) -> list[Drift]:
-        try:
-            return self.kernel.mend(operations, sandbox)
-        except ApplyFailed as failed:
-            raise failed.error from failed
 
     # gc
 
@@ -451,7 +458,7 @@ class Lifecycle:
                         lease = allocator.allocate(settled, attachment.addresses, attachment.key, self.store)
                     for mapping in attachment.ports:
                         self._reserve(mapping, lease, attachment.key, settled)
-                    plan = driver.plan(settled, attachment, lease, facts)
+                    plan = driver.plan(settled, attachment, lease, self._among_others(facts, attachment))
                     record = self.store.network(network.name)
                     there = (*operations, *(record.operations if record else ()))
                     shared = driver.plan_shared(settled, attachment, lease)

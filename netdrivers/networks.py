@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
+from msgspec import Struct, field
 
 from netdrivers import errors
 from netdrivers.drivers.base import Driver
@@ -13,9 +15,9 @@ from netdrivers.drivers.registry import driver as find_driver
 from netdrivers.kernel.host import Kernel
 from netdrivers.kernel.session import ApplyFailed
 from netdrivers.model import Facts, Network
-from netdrivers.operations import AnyOperation, Bridge, Operations
+from netdrivers.operations import AnyOperation, Bridge, Hairpin, InterfaceAddress, Macvlan, Masquerade, Operations
 from netdrivers.state import locks
-from netdrivers.state.store import NetworkRecord, Store
+from netdrivers.state.store import AttachmentRecord, NetworkRecord, Store
 
 HOST_LOCK = "host"
 
@@ -25,6 +27,15 @@ def lock_name(network: str) -> str:
     return f"network {network}"
 
 
+class Made(Struct, frozen=True):
+    """A network that a call may attach to: its record, the one before the call, and what the call applied."""
+
+    record: NetworkRecord
+    before: NetworkRecord | None
+    applied: Operations = ()
+    when: float = field(default_factory=time.time)
+
+
 class Networks:
     """Makes, changes and removes what belongs to networks and not to one attachment."""
 
@@ -32,22 +43,25 @@ class Networks:
         self._store = store
         self._kernel = kernel
 
-    def ensure(self, network: Network) -> NetworkRecord:
-        """The network's record, settled and in the kernel; made or changed if the configuration is new.
+    def ensure(self, network: Network) -> Made:
+        """The network settled and in the kernel; made or changed if the configuration is new.
 
-        Errors change nothing: ConfigError, HostLacks, SubnetOverlap, KernelError.
+        Errors change nothing: ConfigError, HostLacks, SubnetOverlap, Conflict, KernelError.
         """
         record = self._store.network(network.name)
         if record and record.ready and record.source == network:
-            return record
-        with (
-            locks.held(self._store.lock_path, HOST_LOCK),
-            locks.held(self._store.lock_path, lock_name(network.name)),
-        ):
+            return Made(record, record)
+        with self._alone(network.name):
             record = self._store.network(network.name)
             if record and record.ready and record.source == network:
-                return record
+                return Made(record, record)
             return self._make(network, record)
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """No other call makes or removes any network, and none attaches to this one."""
+        with locks.held(self._store.lock_path, HOST_LOCK), locks.held(self._store.lock_path, lock_name(name)):
+            yield
 
     def settle(self, network: Network, driver: Driver) -> tuple[Network, Facts]:
         """The network completed and checked, without a change to anything; the facts less what is ours."""
@@ -59,14 +73,14 @@ class Networks:
         settled = driver.settle(completed, facts)
         records = self._store.networks()
         if driver.owns_subnets:
-            others = [record.network for record in records if record.network.name != network.name]
-            self._refuse_overlap(settled, driver, others, facts)
+            self._refuse_overlap(settled, [record.network for record in records], facts)
         return settled, _foreign(facts, records)
 
-    def _refuse_overlap(self, network: Network, driver: Driver, others: list[Network], facts: Facts) -> None:
+    def _refuse_overlap(self, network: Network, known: list[Network], facts: Facts) -> None:
         from netdrivers.ipam import ranges
 
-        ours = {link for other in [*others, network] for link in find_driver(other.driver).links(other)}
+        ours = {link for item in [*known, network] for link in find_driver(item.driver).links(item)}
+        others = [item for item in known if item.name != network.name]
         for subnet in _subnets(network):
             for other in others:
                 if find_driver(other.driver).owns_subnets:
@@ -79,46 +93,73 @@ class Networks:
                 link = next(route.link for route in foreign if route.dst == found)
                 raise errors.SubnetOverlap(f"subnet {subnet} overlaps the host's route {found} on {link}")
 
-    def _make(self, network: Network, record: NetworkRecord | None) -> NetworkRecord:
+    def _make(self, network: Network, record: NetworkRecord | None) -> Made:
         driver = find_driver(network.driver)
-        if record and record.network.driver != network.driver and self._store.in_network(network.name):
+        attached = self._store.attachments(network.name) if record else []
+        if record and attached and record.network.driver != network.driver:
             held = f"{record.network.driver}, as it is while containers are attached"
             raise errors.ConfigError("type", network.driver, held)
         settled, facts = self.settle(network, driver)
-        wanted = driver.plan_network(settled, facts)
+        wanted = _wanted(driver, settled, facts, attached)
         old = record.operations if record else ()
-        if record and not record.ready:  # a call died in the middle
-            old = self._finish(record)
         fresh = tuple(operation for operation in wanted if operation not in old)
-        kept = {_identity(operation) for operation in wanted}
-        gone = tuple(operation for operation in old if _identity(operation) not in kept)
+        gone = tuple(operation for operation in old if operation not in wanted)
+        if record and attached:
+            _refuse_cut(network.name, gone, wanted)
+            if not record.ready or record.extending:  # a call died in the middle
+                self._kernel.mend(old)
+            gone = tuple(operation for operation in gone if not _needed(operation, wanted))
+            wanted = (*wanted, *(operation for operation in old if operation not in (*wanted, *gone)))
+        elif record and (fresh or gone or not record.ready):  # nobody uses it: made anew
+            fresh, gone = wanted, old
         with self._store.writing():
-            self._store.put_network(network, settled, (*old, *fresh), ready=False)
+            self._store.put_network(network, settled, tuple(dict.fromkeys((*old, *fresh))), ready=False)
+        if not attached:
+            self._undo(network.name, gone)
         try:
-            self._kernel.apply(fresh)
+            applied = self._kernel.apply(fresh)
         except ApplyFailed as failed:
-            self._undo(network.name, failed.applied)
-            with self._store.writing():
-                if record:
-                    self._store.put_network(record.source, record.network, old, ready=True)
-                else:
-                    self._store.drop_network(network.name)
+            kept = record if record and (attached or record.ready) else None
+            self._restore(network.name, failed.applied, kept, old if attached else ())
             raise failed.error from failed
-        self._undo(network.name, gone)
+        if attached:
+            self._undo(network.name, _without(gone, wanted))
         with self._store.writing():
             self._store.put_network(network, settled, wanted, ready=True)
             self._set_pools(settled)
         made = self._store.network(network.name)
         assert made is not None
-        return made
+        return Made(made, record if record and record.ready else None, applied)
 
-    def _finish(self, record: NetworkRecord) -> Operations:
-        """What is left of a network whose making died: nothing, unless containers use it."""
-        if self._store.in_network(record.network.name):
-            self._kernel.mend(record.operations)
-            return record.operations
-        self._undo(record.network.name, record.operations)
-        return ()
+    def _restore(self, name: str, applied: Operations, record: NetworkRecord | None, there: Operations) -> None:
+        """What a call applied is undone, but for what was there before; the earlier record holds again, if any."""
+        self._kernel.revert(self._unshared(name, _without(applied, there)))
+        ready = True
+        if record:
+            try:
+                self._kernel.mend(record.operations)
+            except errors.NetdriversError:
+                ready = False  # the next call tries again
+        with self._store.writing():
+            if record:
+                self._store.put_network(record.source, record.network, record.operations, ready)
+                self._set_pools(record.network)
+            else:
+                self._store.drop_network(name)
+
+    def revert(self, made: Made) -> None:
+        """After a failed add: the network as it was before the call, unless others have come to use it."""
+        name, before = made.record.network.name, made.before
+        record = self._store.network(name)
+        if before and record and (record.source, record.operations) == (before.source, before.operations):
+            return
+        with self._alone(name):
+            record, attached = self._store.network(name), self._store.attachments(name)
+            if record is None or any(item.created > made.when for item in attached):
+                return
+            extended = tuple(item for item in record.operations if item not in made.record.operations)
+            applied = (*made.applied, *extended)
+            self._restore(name, applied, before, before.operations if before else ())
 
     def _set_pools(self, network: Network) -> None:
         from netdrivers.ipam import ranges
@@ -138,29 +179,32 @@ class Networks:
         return settled, tuple(op for op in driver.plan_network(settled, facts) if op not in old)
 
     def extend(self, record: NetworkRecord, wanted: Operations) -> None:
-        """Add what an attachment brings to its network (see Driver.plan_shared)."""
-        known = {_identity(operation) for operation in record.operations}
-        if all(_identity(operation) in known for operation in wanted):
-            return
+        """Add what an attachment brings to its network (see Driver.plan_shared). The caller holds its lock, shared."""
         name = record.network.name
-        with locks.held(self._store.lock_path, HOST_LOCK):
+        if not record.extending and not _without(wanted, record.operations):
+            return
+        with locks.held(self._store.lock_path, f"extend {name}"):
             latest = self._store.network(name)
             assert latest is not None
-            known = {_identity(operation) for operation in latest.operations}
-            fresh = tuple(operation for operation in wanted if _identity(operation) not in known)
+            if latest.extending:  # a call died in the middle
+                self._kernel.mend(latest.operations)
+            fresh = _without(wanted, latest.operations)
+            operations = (*latest.operations, *fresh)
             with self._store.writing():
-                self._store.put_network(latest.source, latest.network, (*latest.operations, *fresh), ready=True)
+                self._store.put_network(latest.source, latest.network, operations, ready=True, extending=True)
             try:
                 self._kernel.apply(fresh)
             except ApplyFailed as failed:
-                self._undo(name, failed.applied)
+                self._kernel.revert(self._unshared(name, failed.applied))
                 with self._store.writing():
                     self._store.put_network(latest.source, latest.network, latest.operations, ready=True)
                 raise failed.error from failed
+            with self._store.writing():
+                self._store.put_network(latest.source, latest.network, operations, ready=True)
 
     def remove(self, name: str) -> None:
         """Undo and forget a network. NotFound, or Conflict while containers are attached; UndoFailed."""
-        with locks.held(self._store.lock_path, HOST_LOCK), locks.held(self._store.lock_path, lock_name(name)):
+        with self._alone(name):
             record = self._store.network(name)
             if record is None:
                 raise errors.NotFound(f"no network {name}")
@@ -188,15 +232,13 @@ class Networks:
                 removed.append(record.network.name)
         return removed
 
-    def _undo(self, name: str, operations: Sequence[AnyOperation]) -> list[str]:
+    def _undo(self, name: str, operations: Operations) -> list[str]:
         """Undo what no other network needs."""
-        shared = {
-            _identity(operation)
-            for record in self._store.networks()
-            if record.network.name != name
-            for operation in record.operations
-        }
-        return self._kernel.undo(tuple(op for op in operations if _identity(op) not in shared))
+        return self._kernel.undo(self._unshared(name, operations))
+
+    def _unshared(self, name: str, operations: Operations) -> Operations:
+        others = [record.operations for record in self._store.networks() if record.network.name != name]
+        return _without(operations, tuple(operation for known in others for operation in known))
 
 
 def _identity(operation: AnyOperation) -> object:
@@ -204,20 +246,54 @@ def _identity(operation: AnyOperation) -> object:
     return ("bridge", operation.name) if isinstance(operation, Bridge) else operation
 
 
+def _without(operations: Operations, known: Operations) -> Operations:
+    """The operations that are not the same thing as one of the known."""
+    identities = {_identity(operation) for operation in known}
+    return tuple(operation for operation in operations if _identity(operation) not in identities)
+
+
+def _wanted(driver: Driver, network: Network, facts: Facts, attached: list[AttachmentRecord]) -> Operations:
+    """The network's operations with those that its attachments brought."""
+    found = driver.plan_network(network, facts)
+    for record in attached:
+        found = (*found, *_without(driver.plan_shared(network, record.attachment, record.lease), found))
+    return found
+
+
+def _refuse_cut(name: str, gone: Operations, wanted: Operations) -> None:
+    """A change that would cut attached containers off: their bridge or shim goes, or learns or forgets VLANs."""
+    bridges = {operation.name: operation for operation in wanted if isinstance(operation, Bridge)}
+    for operation in gone:
+        new = bridges.get(operation.name) if isinstance(operation, Bridge) else None
+        if isinstance(operation, Bridge) and new and new.vlan_filtering == operation.vlan_filtering:
+            continue
+        if isinstance(operation, Bridge | Macvlan):
+            raise errors.Conflict(
+                f"network {name} has containers attached that need what it has now: {operation.line()}",
+                "delete them first, or give the new configuration another name",
+            )
+
+
+def _needed(operation: AnyOperation, wanted: Operations) -> bool:
+    """Whether attached containers may rely on what a changed network does not ask for: gateways, subnets."""
+    if isinstance(operation, Hairpin | Masquerade):
+        return not any(isinstance(item, Hairpin) and item.subnet == operation.subnet for item in wanted)
+    return isinstance(operation, InterfaceAddress)
+
+
 def _subnets(network: Network) -> list[str]:
     return [part.subnet for pool in network.ipam.pools for part in pool.ranges]
 
 
 def _foreign(facts: Facts, records: list[NetworkRecord]) -> Facts:
-    """The facts without the bridges that our networks made, and their addresses."""
-    ours = {
-        operation.name
-        for record in records
-        for operation in record.operations
-        if isinstance(operation, Bridge) and not operation.adopt
-    }
+    """The facts without the bridges and the addresses that our networks made."""
+    known = [operation for record in records for operation in record.operations]
+    ours = {operation.name for operation in known if isinstance(operation, Bridge) and not operation.adopt}
+    given = {(operation.link, operation.address) for operation in known if isinstance(operation, InterfaceAddress)}
     return msgspec.structs.replace(
         facts,
         links=tuple(link for link in facts.links if link.name not in ours),
-        addresses=tuple(address for address in facts.addresses if address.link not in ours),
+        addresses=tuple(
+            fact for fact in facts.addresses if fact.link not in ours and (fact.link, fact.address) not in given
+        ),
     )

@@ -17,7 +17,9 @@ from netdrivers.operations import (
     AnyOperation,
     Bridge,
     BridgePort,
+    BridgePort,
     Drift,
+    Forwarding,
     Forwarding,
     ForwardingEntry,
     InterfaceAddress,
@@ -81,6 +83,7 @@ class Kernel:
                     handlers.APPLY[type(operation)](operation, session)
                 session.flush()
                 return tuple(session.applied)
+                return tuple(session.applied)
             except errors.NetdriversError as error:
                 raise ApplyFailed(error, self._took_effect(session)) from error
             except OSError as error:
@@ -121,6 +124,14 @@ class Kernel:
                 handlers.stop_forwarding(operation)
         return failures
 
+    def revert(self, operations: Operations) -> list[str]:
+        """Undo what an apply of this very call changed: forwarding too, on which nobody can rely yet."""
+        failures = self.undo(operations)
+        for operation in operations:
+            if isinstance(operation, Forwarding):
+                handlers.stop_forwarding(operation)
+        return failures
+
     def reap(self, links: Sequence[str]) -> None:
         """Delete host links by name in one grace period; those that are gone already are success."""
         group = 1 << 30 | int.from_bytes(os.urandom(3), "big")  # nobody else's, with the odds of 2 to the 24
@@ -146,7 +157,8 @@ class Kernel:
         for operation in operations:
             found = self.drift((operation,), sandbox)
             if found:
-                if not isinstance(operation, Bridge | BridgePort):  # mended in place, for the sake of what hangs on them
+                # A bridge and its ports are mended in place, for the sake of what hangs on them.
+                if not isinstance(operation, Bridge | BridgePort):
                     self.undo((operation,), sandbox)
                 try:
                     self.apply((operation,), sandbox)

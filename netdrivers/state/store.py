@@ -19,6 +19,9 @@ from netdrivers.model import Attachment, Lease, Network, PortMapping, Result
 from netdrivers.operations import Operations
 from netdrivers.state import locks
 
+_EXTENDING = 2
+"""The value of networks.ready (else 0 or 1) while an attachment adds operations to a network."""
+
 SCHEMA_VERSION = "2"
 
 _SCHEMA = """
@@ -57,7 +60,8 @@ CREATE TABLE unlinking (link TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWI
 class NetworkRecord(Struct, frozen=True):
     """A network as recorded: as asked for (source) and as settled on this host (network).
 
-    ready is False while its operations are being applied or undone.
+    ready is False while its operations are being applied or undone; extending is True while an
+    attachment adds its own to those of a ready network.
     """
 
     source: Network
@@ -65,6 +69,7 @@ class NetworkRecord(Struct, frozen=True):
     operations: Operations
     ready: bool
     idle_since: float | None
+    extending: bool = False
 
 
 class AttachmentRecord(Struct, frozen=True):
@@ -161,12 +166,15 @@ class Store:
         rows = self._db.execute("SELECT source, config, record, ready, idle_since FROM networks ORDER BY name")
         return [_read_network(row) for row in rows]
 
-    def put_network(self, source: Network, network: Network, record: Operations, ready: bool) -> None:
+    def put_network(
+        self, source: Network, network: Network, record: Operations, ready: bool, extending: bool = False
+    ) -> None:
         """Record a network, as asked for and as settled, and the operations that belong to it."""
+        state = _EXTENDING if extending else int(ready)
         self._db.execute(
             "INSERT INTO networks VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET source ="
             " excluded.source, config = excluded.config, record = excluded.record, ready = excluded.ready",
-            (network.name, _encode(source), _encode(network), operations.encode(record), ready, time.time()),
+            (network.name, _encode(source), _encode(network), operations.encode(record), state, time.time()),
         )
 
     def drop_network(self, name: str) -> None:
@@ -429,8 +437,10 @@ def _boot_id() -> str:
 
 
 def _read_network(row: tuple[bytes, bytes, bytes, int, float | None]) -> NetworkRecord:
-    source, config, record, ready, idle_since = row
-    return NetworkRecord(_network(source), _network(config), operations.decode(record), bool(ready), idle_since)
+    source, config, record, state, idle_since = row
+    return NetworkRecord(
+        _network(source), _network(config), operations.decode(record), bool(state), idle_since, state == _EXTENDING
+    )
 
 
 def _read_attachment(row: tuple[bytes, bytes, bytes, bytes, str, int, float]) -> AttachmentRecord:
