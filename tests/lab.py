@@ -11,6 +11,7 @@ import ctypes
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,7 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from netdrivers.kernel.namespaces import CLONE_NEWNET, inside
+from netdrivers.frontends import dispatch
+from netdrivers.frontends.cni.config import Arguments, attachment_of, network_of
+from netdrivers.frontends.request import Request
+from netdrivers.kernel.host import Fault, Kernel
+from netdrivers.kernel.namespaces import CLONE_NEWNET, inside, own_inode
+from netdrivers.lifecycle import Lifecycle
+from netdrivers.model import Attachment, Network
+from netdrivers.state.store import Store
 
 PROJECT = Path(__file__).resolve().parent.parent
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -99,25 +107,77 @@ class Host(Namespace):
         ifname: str = "eth0", args: str = "", cni_path: str = "", check: bool = True,
     ) -> Any:  # fmt: skip
         """Call a CNI executable as an engine does. The answer's JSON (None when empty); CniFailed for an error."""
+        env = self._cni_env(command, netns, container, ifname, args, cni_path)
+        code = f"import sys; from netdrivers.frontends.executable import main; sys.exit(main({program!r}, ()))"
+        done = self.run(sys.executable, "-c", code, input=_bytes(config), env=env, check=False)
+        assert "Traceback" not in done.stderr, done.stderr
+        return _answer(done.returncode, done.stdout, done.stderr, check)
+
+    def call(
+        self, program: str, command: str, config: Any, netns: Namespace | str | None, container: str = "c1",
+        ifname: str = "eth0", args: str = "", cni_path: str = "", check: bool = True,
+    ) -> Any:  # fmt: skip
+        """What ``cni`` does, by the same front end in this process: for tests that make many calls."""
+        env = self._cni_env(command, netns, container, ifname, args, cni_path)
+        with self.entered():
+            response = dispatch.handle(Request(program, (), env, _bytes(config), host_inode=own_inode()))
+        return _answer(response.exit_code, response.stdout.decode(), response.stderr.decode(), check)
+
+    def _cni_env(
+        self, command: str, netns: Namespace | str | None, container: str, ifname: str, args: str, cni_path: str
+    ) -> dict[str, str]:
         path = netns.path if isinstance(netns, Namespace) else netns or ""
-        env = self.env(
+        return self.env(
             CNI_COMMAND=command, CNI_CONTAINERID=container, CNI_NETNS=path, CNI_IFNAME=ifname, CNI_ARGS=args,
             CNI_PATH=cni_path,
         )  # fmt: skip
-        text = config if isinstance(config, str | bytes) else json.dumps(config)
-        code = f"import sys; from netdrivers.frontends.executable import main; sys.exit(main({program!r}, ()))"
-        done = self.run(sys.executable, "-c", code, input=text, env=env, check=False)
-        assert "Traceback" not in done.stderr, done.stderr
-        answer = json.loads(done.stdout) if done.stdout.strip() else None
-        if done.returncode:
-            assert answer is not None, done.stderr
-            if check:
-                raise CniFailed(answer)
-        return answer
+
+    @contextlib.contextmanager
+    def lifecycle(self, fault: Fault | None = None) -> Iterator[Lifecycle]:
+        """The lifecycle on this host for a block, this thread inside; fault: see kernel.host."""
+        store = Store(str(self.state_dir))
+        try:
+            with self.entered():
+                yield Lifecycle(store, Kernel(fault))
+        finally:
+            store.close()
+
+    def rows(self) -> dict[str, list[tuple[Any, ...]]]:
+        """What the store holds: rows of each table that has any, without what tells its format and boot."""
+        if not (self.state_dir / "state.db").exists():
+            return {}
+        with contextlib.closing(sqlite3.connect(self.state_dir / "state.db")) as db:
+            names = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT IN ('meta', 'sqlite_stat1')"
+            found = {name: sorted(db.execute(f"SELECT * FROM {name}"), key=repr) for (name,) in db.execute(names)}
+            return {name: rows for name, rows in found.items() if rows}
 
     def snapshot(self) -> dict[str, Any]:
         """What must be the same before and after: links, addresses, routes, firewall."""
         return snapshot(self.run)
+
+
+def _bytes(config: Any) -> bytes:
+    if isinstance(config, bytes):
+        return config
+    return (config if isinstance(config, str) else json.dumps(config)).encode()
+
+
+def _answer(code: int, stdout: str, stderr: str, check: bool) -> Any:
+    answer = json.loads(stdout) if stdout.strip() else None
+    if code:
+        assert answer is not None, stderr
+        if check:
+            raise CniFailed(answer)
+    return answer
+
+
+def nouns(
+    config: dict[str, Any], netns: Namespace, container: str = "c1", ifname: str = "eth0"
+) -> tuple[Network, Attachment]:
+    """The network and attachment that a CNI configuration means, for calls of the lifecycle itself."""
+    call = Arguments("ADD", container, netns.path, ifname, {}, "")
+    network = network_of(config, config["type"])
+    return network, attachment_of(config, network, call, "test")
 
 
 class CniFailed(AssertionError):
@@ -148,7 +208,7 @@ def snapshot(run: Any) -> dict[str, Any]:
         facts[f"routes{family}"] = sorted(
             json.dumps({k: v for k, v in route.items() if k not in ("flags", "expires")}, sort_keys=True)
             for route in routes
-            if not route["dst"].startswith(("fe80", "ff00"))
+            if not route["dst"].startswith(("fe80", "ff00")) and route.get("type") != "anycast"  # comes with forwarding
         )
     return facts
 
