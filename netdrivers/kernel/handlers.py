@@ -76,11 +76,6 @@ def stop_forwarding(operation: Forwarding) -> None:
     sysctls.write(forward_key(operation.family), "0")
 
 
-def stop_forwarding(operation: Forwarding) -> None:
-    """For the very call that turned it on, when that fails."""
-    sysctls.write(forward_key(operation.family), "0")
-
-
 def apply_sysctl(operation: Sysctl, session: Session) -> None:
     """In the namespace that the operation names; a link made by a queued message exists by then."""
     _write(operation, session, operation.key, operation.value, _fd(operation.where, session))

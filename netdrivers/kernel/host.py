@@ -17,9 +17,7 @@ from netdrivers.operations import (
     AnyOperation,
     Bridge,
     BridgePort,
-    BridgePort,
     Drift,
-    Forwarding,
     Forwarding,
     ForwardingEntry,
     InterfaceAddress,
@@ -83,7 +81,6 @@ class Kernel:
                     handlers.APPLY[type(operation)](operation, session)
                 session.flush()
                 return tuple(session.applied)
-                return tuple(session.applied)
             except errors.NetdriversError as error:
                 raise ApplyFailed(error, self._took_effect(session)) from error
             except OSError as error:
@@ -114,14 +111,6 @@ class Kernel:
                     failures.append(f"undo {operation.line()}: {error}")
                 except OSError as error:
                     failures.append(f"undo {operation.line()}: {os.strerror(error.errno or 0)}")
-        return failures
-
-    def revert(self, operations: Operations) -> list[str]:
-        """Undo what an apply of this very call changed: forwarding too, on which nobody can rely yet."""
-        failures = self.undo(operations)
-        for operation in operations:
-            if isinstance(operation, Forwarding):
-                handlers.stop_forwarding(operation)
         return failures
 
     def revert(self, operations: Operations) -> list[str]:
