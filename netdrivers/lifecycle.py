@@ -133,6 +133,7 @@ class Lifecycle:
         The attachment's plan, and what it brings to its network.
         """
         network, driver = record.network, find_driver(record.network.driver)
+        attachment = self._with_standby(attachment)
         self._refuse_listeners(network, attachment)
         with self.store.writing():
             if driver.chained:
@@ -150,6 +151,25 @@ class Lifecycle:
             self.store.touch_network(network.name, idle=False)
         return plan, shared
 
+    def _with_standby(self, attachment: Attachment) -> Attachment:
+        """Ports that the container publishes on another network already are not published twice."""
+        others = self.store.attachments(container=attachment.container) if attachment.ports else []
+        held = {mapping for other in others for mapping in other.attachment.ports}
+        if held.isdisjoint(attachment.ports):
+            return attachment
+        standby = tuple(mapping for mapping in attachment.ports if mapping in held)
+        ports = tuple(mapping for mapping in attachment.ports if mapping not in held)
+        return replace(attachment, ports=ports, standby=standby)
+
+    def _take_over(self, left: Attachment) -> None:
+        """Publish again, by the container's other networks, what an attachment published that has left."""
+        for other in self.store.attachments(container=left.container):
+            mine = tuple(mapping for mapping in other.attachment.standby if mapping in left.ports)
+            if mine and other.state == "attached":
+                _quietly(
+                    lambda key=other.attachment.key, ports=(*other.attachment.ports, *mine): self.publish(key, ports)
+                )
+
     def _among_others(self, facts: Facts, attachment: Attachment) -> Facts:
         """The facts with what the container's other networks gave it."""
         others = self.store.attachments(container=attachment.container)
@@ -161,7 +181,7 @@ class Lifecycle:
         texts = [part.subnet for pool in network.ipam.pools for part in pool.ranges]
         families = frozenset(6 if ":" in text else 4 for text in texts) or frozenset({4, 6})
         for mapping in attachment.ports:
-            found = self.kernel.port_taken(mapping, families, self.store.service_pid())
+            found = self.kernel.port_taken(mapping, families, self.store.service_pid(), attachment.container)
             if found:
                 raise errors.PortTaken(f"host port {found[0]}/{mapping.protocol} is held by {found[1]}")
 
@@ -250,6 +270,7 @@ class Lifecycle:
             raise errors.UndoFailed(failures)
         with self.store.writing():
             self._reserve_all(wanted.ports, record, network.network)
+            wanted = replace(wanted, standby=tuple(m for m in wanted.standby if m not in wanted.ports))
             self.store.change_attachment(wanted, record.result, (*others, *want))
 
     def _reserve_all(self, ports: Sequence[PortMapping], record: AttachmentRecord, network: Network) -> None:
@@ -301,7 +322,9 @@ class Lifecycle:
                 self._remove(record, netns_fd)
             if foreign is not None:
                 foreign.delete()
-            return record is not None
+        if record is not None and record.attachment.ports:
+            self._take_over(record.attachment)
+        return record is not None
 
     def _remove(self, record: AttachmentRecord, netns_fd: int = -1) -> None:
         with self.store.writing():

@@ -158,6 +158,7 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
     netns: path of the namespace ("" when unknown, as in a late DEL). addresses: CIDR or bare
     addresses asked for. engine, label and aliases are for people and for name resolution.
     options: a driver's keys for this attachment alone (bridge: hostInterfaceName, the host's end).
+    standby: ports that another attachment of the same container publishes, taken over when it leaves.
     previous: the result of the plugin before us in a chain, if any. handover: the engine itself moves
     the container's link from the host into the namespace, and configures it there (Docker).
     """
@@ -176,6 +177,7 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
     options: dict[str, Any] = {}
     previous: Result | None = None
     handover: bool = False
+    standby: tuple[PortMapping, ...] = ()
 
     @property
     def key(self) -> str:

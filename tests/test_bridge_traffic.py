@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,22 @@ from tests.lab import CniFailed, Echo, Host, Namespace, ask, pings
 
 V4, V6 = "10.10.0.0/24", "fd00:10::/64"
 
+BACKEND = "nft"
+
+
+@pytest.fixture(autouse=True, params=["nft", "iptables"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test by both firewalls."""
+    if request.param == "iptables":
+        try:
+            import_module("iptc")
+        except ImportError:
+            pytest.skip("needs python-iptables: no module iptc")
+        if not Path("/proc/net/ip_tables_names").exists() or not shutil.which("iptables-legacy"):
+            pytest.skip("needs iptables-legacy: no legacy tables in this kernel, or no iptables-legacy")
+    monkeypatch.setattr(f"{__name__}.BACKEND", request.param)
+    return str(request.param)
+
 
 def conflist(name: str = "net", ports: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, Any]:
     """A dual-stack bridge network with published ports."""
@@ -18,6 +37,7 @@ def conflist(name: str = "net", ports: list[dict[str, Any]] | None = None, **mor
         "cniVersion": "1.1.0",
         "name": name,
         "type": "bridge",
+        "firewall": BACKEND,
         "bridge": f"br-{name}",
         "isDefaultGateway": True,
         "ipMasq": True,
@@ -98,7 +118,7 @@ def test_range_of_ports(host: Host, outside: Namespace, container: Namespace) ->
         server.close()
 
 
-def test_containers_cannot_reach_the_hosts_loopback(host: Host, container: Namespace) -> None:
+def test_containers_cannot_reach_the_hosts_loopback(host: Host, container: Namespace, backend: str) -> None:
     """route_localnet, which 127.0.0.1 publishing needs, opens the host's loopback unless guarded."""
     host.cni("bridge", "ADD", conflist(ports=[port(8080, 80)]), container)
     container.run("ip", "route", "add", "127.0.0.5/32", "via", "10.10.0.1", "table", "100")
@@ -111,7 +131,11 @@ def test_containers_cannot_reach_the_hosts_loopback(host: Host, container: Names
     try:
         assert ask(container, "10.10.0.1", 6000).startswith("secret"), "the server is there"
         assert ask(container, "127.0.0.5", 6000, timeout=1) == "no answer"
-        host.run("nft", "flush", "chain", "inet", "netdrivers", "guard")
+        if backend == "nft":
+            host.run("nft", "flush", "chain", "inet", "netdrivers", "guard")
+        else:
+            host.run("iptables-legacy", "-t", "raw", "-F")
+            host.run("iptables-legacy", "-t", "mangle", "-F")
         assert ask(container, "127.0.0.5", 6000, timeout=1).startswith("secret"), "the guard is what stops it"
     finally:
         server.close()

@@ -167,10 +167,10 @@ class Kernel:
             return fact_room.forward_trouble(session)
 
     def port_taken(
-        self, mapping: PortMapping, families: frozenset[int], ours: int | None = None
+        self, mapping: PortMapping, families: frozenset[int], ours: int | None = None, container: str = ""
     ) -> tuple[int, str] | None:
-        """The first port of a mapping that a local process other than ``ours`` holds, and the holder."""
-        return listeners.taken(mapping, families, ours)
+        """The first port of a mapping that a local process holds, and the holder (see listeners.taken)."""
+        return listeners.taken(mapping, families, ours, container)
 
 
 def _difference(operation: AnyOperation, reader: object) -> str | None:

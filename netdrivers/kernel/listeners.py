@@ -38,11 +38,14 @@ def _bindable(protocol: str, family: int, address: str, port: int) -> bool:
     return True
 
 
-def taken(mapping: PortMapping, families: frozenset[int], ours: int | None = None) -> tuple[int, str] | None:
+def taken(
+    mapping: PortMapping, families: frozenset[int], ours: int | None = None, container: str = ""
+) -> tuple[int, str] | None:
     """The first port of a mapping that a process holds, with the holder in words; None when all are free.
 
     families: of the addresses published to (4, 6). A socket on another address does not count, nor
-    does one of the process ``ours``: the service, which forwards [::1] and is about to stop.
+    does one of the process ``ours`` (the service, which forwards [::1] and is about to stop), or of
+    the container's own monitor, which has its id among its arguments (Podman's conmon holds the port).
     """
     for port in range(mapping.host_port, mapping.host_port + mapping.count):
         for family in families:
@@ -52,9 +55,17 @@ def taken(mapping: PortMapping, families: frozenset[int], ours: int | None = Non
             address = mapping.host_ip or ("::" if family == 6 else "0.0.0.0")
             if not _bindable(mapping.protocol, kind, address, port):
                 pid = holder(mapping.protocol, port)
-                if pid is None or pid != ours:
+                if pid is None or not (pid == ours or _is_monitor(pid, container)):
                     return port, _described(pid)
     return None
+
+
+def _is_monitor(pid: int, container: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return bool(container) and container.encode() in file.read().split(b"\0")
+    except OSError:
+        return False
 
 
 def _described(pid: int | None) -> str:

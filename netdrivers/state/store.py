@@ -329,6 +329,17 @@ class Store:
         self._db.execute("INSERT INTO leases VALUES (?, ?, ?, ?)", (network, address, pool, owner))
         return None
 
+    def holder(self, network: str, address: bytes) -> str | None:
+        """Who holds an address."""
+        row = self._db.execute(
+            "SELECT owner FROM leases WHERE network = ? AND address = ?", (network, address)
+        ).fetchone()
+        return str(row[0]) if row else None
+
+    def hand_lease(self, network: str, address: bytes, owner: str) -> None:
+        """Make another the holder of a leased address."""
+        self._db.execute("UPDATE leases SET owner = ? WHERE network = ? AND address = ?", (owner, network, address))
+
     def _split(self, network: str, pool: int, address: bytes) -> bool:
         """Take one address out of the free span that holds it."""
         row = self._db.execute(
