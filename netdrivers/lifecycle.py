@@ -166,9 +166,8 @@ class Lifecycle:
         for other in self.store.attachments(container=left.container):
             mine = tuple(mapping for mapping in other.attachment.standby if mapping in left.ports)
             if mine and other.state == "attached":
-                _quietly(
-                    lambda key=other.attachment.key, ports=(*other.attachment.ports, *mine): self.publish(key, ports)
-                )
+                with suppress(errors.NetdriversError):  # leaving must not fail for it
+                    self.publish(other.attachment.key, (*other.attachment.ports, *mine))
 
     def _among_others(self, facts: Facts, attachment: Attachment) -> Facts:
         """The facts with what the container's other networks gave it."""
@@ -378,9 +377,10 @@ class Lifecycle:
     def reload(self) -> list[Drift]:
         """Apply again whatever drifted, networks first; what was mended. A dead namespace is left to gc."""
         mended: list[Drift] = []
-        for network in self.store.networks():
-            if network.ready:
-                with locks.held(self.store.lock_path, lock_name(network.network.name), shared=True):
+        for name in [record.network.name for record in self.store.networks()]:
+            with locks.held(self.store.lock_path, lock_name(name), shared=True):
+                network = self.store.network(name)
+                if network and network.ready:
                     mended += self.kernel.mend(network.operations)
         for record in self.store.attachments():
             if record.state != "attached":
@@ -391,7 +391,11 @@ class Lifecycle:
             ):
                 latest = self.store.attachment(record.attachment.key)
                 there = sandbox is not None and sandbox.inode == record.inode
-                if latest and (there or (latest.attachment.handover and self.alive(latest))):
+                if (
+                    latest
+                    and latest.state == "attached"
+                    and (there or (latest.attachment.handover and self.alive(latest)))
+                ):
                     mended += self.kernel.mend(latest.operations, sandbox)
         return mended
 
@@ -399,27 +403,27 @@ class Lifecycle:
 
     def gc(self, network: str, valid: Collection[tuple[str, str]]) -> list[str]:
         """Remove a network's attachments whose (container, ifname) is not valid; their keys. UndoFailed."""
-        stale = [
-            record
-            for record in self.store.attachments(network=network)
-            if (record.attachment.container, record.attachment.ifname) not in valid
-        ]
-        return self._remove_all(stale)
+
+        def stale(record: AttachmentRecord) -> bool:
+            return (record.attachment.container, record.attachment.ifname) not in valid
+
+        return self._remove_all(self.store.attachments(network=network), stale)
 
     def gc_dead(self, linger_seconds: float = 0.0) -> list[str]:
         """Remove attachments whose namespace died or whose call died, and networks idle for some time."""
         self.reap()
-        removed = self._remove_all([record for record in self.store.attachments() if not self.alive(record)])
+        removed = self._remove_all(self.store.attachments(), lambda record: not self.alive(record))
         return removed + [f"network {name}" for name in self.networks.remove_idle(linger_seconds)]
 
-    def _remove_all(self, records: list[AttachmentRecord]) -> list[str]:
+    def _remove_all(self, records: list[AttachmentRecord], condemned: Callable[[AttachmentRecord], bool]) -> list[str]:
+        """Asked again under the lock: a call under way may have finished its attachment by then."""
         removed: list[str] = []
         failures: list[str] = []
-        for record in records:
+        for record in filter(condemned, records):
             try:
                 with locks.held(self.store.lock_path, record.attachment.key):
                     latest = self.store.attachment(record.attachment.key)
-                    if latest is not None and latest.created == record.created:
+                    if latest is not None and latest.created == record.created and condemned(latest):
                         self._remove(latest)
                         removed.append(record.attachment.key)
             except errors.UndoFailed as error:
