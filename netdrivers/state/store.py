@@ -66,10 +66,15 @@ class NetworkRecord(Struct, frozen=True):
 
     source: Network
     network: Network
-    operations: Operations
+    record: bytes
     ready: bool
     idle_since: float | None
     extending: bool = False
+
+    @property
+    def operations(self) -> Operations:
+        """Decoded when asked for: an add does not, however many peers the network has."""
+        return operations.decode(self.record)
 
 
 class AttachmentRecord(Struct, frozen=True):
@@ -450,7 +455,7 @@ def _boot_id() -> str:
 def _read_network(row: tuple[bytes, bytes, bytes, int, float | None]) -> NetworkRecord:
     source, config, record, state, idle_since = row
     return NetworkRecord(
-        _network(source), _network(config), operations.decode(record), bool(state), idle_since, state == _EXTENDING
+        _network(source), _network(config), record, bool(state), idle_since, state == _EXTENDING
     )
 
 
