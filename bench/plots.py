@@ -28,7 +28,7 @@ def _bars(table: Table, path: str) -> None:
     """Grouped horizontal bars, from zero unless the peers differ by more than a picture can show."""
     from matplotlib import pyplot
 
-    columns = [column for column in table.columns if column not in ("distinct addresses", "failures")]
+    columns = [column for column in table.columns if column not in ("distinct addresses", "failed calls")]
     rows = [row for row in table.rows if any(table.value(row, column) for column in columns)]
     figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.17 * len(rows) * (len(columns) + 1)))
     height = 0.8 / len(columns)

@@ -54,8 +54,9 @@ def run(
 def check(finished: Finished, what: str) -> Finished:
     """The same, or PeerError with the process's own words."""
     if finished.code:
-        words = (finished.stdout + b" " + finished.stderr).decode(errors="replace").split()
-        raise PeerError(f"{what}: exit {finished.code}: {' '.join(words)[:300]}")
+        words = " ".join((finished.stdout + b" " + finished.stderr).decode(errors="replace").split())
+        shortened = words if len(words) <= 400 else f"{words[:150]} ... {words[-250:]}"
+        raise PeerError(f"{what}: exit {finished.code}: {shortened}")
     return finished
 
 

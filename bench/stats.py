@@ -48,7 +48,8 @@ class Table:
     """Cells by row (peer key) and column, with the unit of all of them.
 
     base: the row whose cell is 1.0 in every column; base_column: the column whose cell is 1.0 in
-    every row, where growth is the question. notes: sentences that belong under the table.
+    every row, where growth is the question. plain: columns without ratios. notes: sentences that
+    belong under the table.
     """
 
     key: str
@@ -57,6 +58,7 @@ class Table:
     columns: list[str]
     base: str = ""
     base_column: str = ""
+    plain: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
     cells: dict[tuple[str, str], Cell] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
@@ -79,6 +81,8 @@ class Table:
 
     def ratio(self, row: str, column: str) -> float | None:
         """The cell as a multiple of its base (the base column if the table has one, else the base row)."""
+        if column in self.plain:
+            return None
         if self.base_column:
             return ratio(self.value(row, column), self.value(row, self.base_column))
         return ratio(self.value(row, column), self.value(self.base, column))
@@ -125,8 +129,10 @@ class Table:
 
 
 def shown(value: float) -> str:
-    """A number with three significant digits, without an exponent; thousands are grouped."""
+    """A number with three significant digits, or whole, without an exponent; thousands are grouped."""
     magnitude = abs(value)
+    if value == int(value) and magnitude < 10_000_000:
+        return f"{value:,.0f}"
     if magnitude >= 100:
         return f"{value:,.0f}"
     if magnitude >= 10:
