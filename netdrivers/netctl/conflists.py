@@ -111,9 +111,12 @@ def parse(document: dict[str, Any], path: str) -> Conflist:
     if not plugins:
         raise ConfigError("plugins", [], "at least one plugin")
     for i, plugin in enumerate(plugins):
-        kind = need(plugin, "type", str, "" if single else f"plugins[{i}].")
+        where = "" if single else f"plugins[{i}]."
+        kind = need(plugin, "type", str, where)
         if not kind or "/" in kind:
-            raise ConfigError("type" if single else f"plugins[{i}].type", kind, "the name of a plugin, without a path")
+            raise ConfigError(f"{where}type", kind, "the name of a plugin, without a path")
+        for key in ("capabilities", "runtimeConfig", "ipam"):
+            get(plugin, key, dict, {}, where)
     return Conflist(name, _version(document), tuple(plugins), path, document)
 
 

@@ -126,11 +126,10 @@ def _plugin(
     if kind == "loopback":
         return found, []
     driver = registry.driver(kind)
-    ipam = config.get("ipam") if isinstance(config.get("ipam"), dict) else {}
     found += _unknown(path, kind, config, SHARED_KEYS | set(keys_of(driver.options_type)), "")
     if isinstance(config.get("dns"), dict):
         found += _unknown(path, kind, config["dns"], DNS_KEYS, "dns.")
-    found += _ipam_keys(path, kind, ipam or {})
+    found += _ipam_keys(path, kind, config.get("ipam") or {})
     network = _valid(config, driver, conflist.name)
     if isinstance(network, errors.NetdriversError):
         field = getattr(network, "field", "")
@@ -163,18 +162,13 @@ def _imagined(config: dict[str, Any]) -> Facts:
 
 
 def _capabilities(path: str, kind: str, config: dict[str, Any]) -> Iterator[Finding]:
-    given = config.get("capabilities")
-    if given is None:
-        return
-    if not isinstance(given, dict):
-        yield Finding(path, kind, "capabilities", "error", "capabilities: an object of capability names and true")
-        return
-    yield from _unknown(path, kind, given, CAPABILITIES, "capabilities.")
+    yield from _unknown(path, kind, config.get("capabilities") or {}, CAPABILITIES, "capabilities.")
 
 
 def _ipam_keys(path: str, kind: str, ipam: dict[str, Any]) -> Iterator[Finding]:
     """Keys of our own IPAM types; a foreign type has keys of its own."""
-    known = IPAM_KEYS.get(ipam.get("type", ""))
+    kind_of_ipam = ipam.get("type")
+    known = IPAM_KEYS.get(kind_of_ipam) if isinstance(kind_of_ipam, str) else None
     if known is None:
         return
     yield from _unknown(path, kind, ipam, known, "ipam.")

@@ -56,7 +56,7 @@ class Netctl:
         return path
 
 
-def bridge(subnet: str = "10.70.0.0/24", name: str = "br-test", **more: Any) -> dict[str, Any]:
+def bridge(subnet: str = "10.70.0.0/24", name: str = "br-test", /, **more: Any) -> dict[str, Any]:
     """A bridge plugin with a way out and published ports."""
     return {
         "type": "bridge",
