@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from netdrivers import errors
-from netdrivers.drivers.common import default_metric
+from netdrivers.drivers.common import route_place
 from netdrivers.drivers.registry import driver as find_driver
 from netdrivers.ipam import allocator
 from netdrivers.kernel.host import Kernel
@@ -19,7 +19,7 @@ from netdrivers.kernel.namespaces import Sandbox
 from netdrivers.kernel.session import ApplyFailed
 from netdrivers.model import Attachment, Facts, Lease, LeasedAddress, Network, PortMapping, Result
 from netdrivers.networks import Networks, lock_name
-from netdrivers.operations import Drift, Operations, Plan, Publish, Veth
+from netdrivers.operations import Drift, FirewallTable, Operations, Plan, Publish, Veth
 from netdrivers.publish import WILDCARDS, families_of
 from netdrivers.state import locks
 from netdrivers.state.store import AttachmentRecord, NetworkRecord, Store
@@ -111,14 +111,14 @@ class Lifecycle:
         driver = find_driver(record.network.driver)
         query = driver.needs(record.network, attachment)
         facts = self.kernel.facts(query, sandbox) if query else Facts()
-        given = foreign.add() if foreign else None
         try:
+            given = foreign.add() if foreign else None
             plan, shared = self._record(record, attachment, given, facts, sandbox.inode if sandbox else 0)
             if shared:
                 self._or_forget(attachment, lambda: self.networks.extend(record, shared))
             self._or_forget(attachment, lambda: self._apply(record, plan.operations, sandbox))
         except BaseException:
-            if foreign:
+            if foreign:  # also when its own add failed (CNI spec, section 4)
                 _quietly(foreign.delete)
             raise
         with self.store.writing():
@@ -173,8 +173,7 @@ class Lifecycle:
         """The facts with what the container's other networks gave it."""
         others = self.store.attachments(container=attachment.container)
         routes = [route for other in others if other.attachment.key != attachment.key for route in other.result.routes]
-        metrics = tuple(metric for route in routes if (metric := default_metric(route)))
-        return replace(facts, default_metrics=metrics) if metrics else facts
+        return replace(facts, taken_routes=tuple(map(route_place, routes))) if routes else facts
 
     def _refuse_listeners(self, network: Network, attachment: Attachment) -> None:
         texts = [part.subnet for pool in network.ipam.pools for part in pool.ranges]
@@ -206,6 +205,9 @@ class Lifecycle:
 
     def _apply(self, record: NetworkRecord, operations: Operations, sandbox: Sandbox | None) -> None:
         """Apply; if the network's own part was destroyed by somebody, mend that once and try again."""
+        lost = record.network.firewall == "nft" and not self.kernel.table_loaded()
+        if lost and any(isinstance(operation, FirewallTable) for operation in record.operations):
+            self.kernel.mend(record.operations)
         try:
             self._apply_once(operations, sandbox)
         except errors.KernelError as error:

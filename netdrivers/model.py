@@ -219,8 +219,8 @@ class AddressFact(Struct, frozen=True, omit_defaults=True):
 class Facts(Struct, frozen=True, omit_defaults=True):
     """What planning may know of the host; gathered by the kernel room, only what was asked for.
 
-    same_namespace: the attachment's namespace is the host's own. default_metrics: (family, metric) of
-    the default routes that the container has by its other networks.
+    same_namespace: the attachment's namespace is the host's own. taken_routes: (destination, table,
+    metric) of the routes that the container has by its other networks.
     """
 
     links: tuple[LinkFact, ...] = ()
@@ -230,7 +230,7 @@ class Facts(Struct, frozen=True, omit_defaults=True):
     docker_user: bool = False
     same_namespace: bool = False
     ipv6: bool = True
-    default_metrics: tuple[tuple[int, int], ...] = ()
+    taken_routes: tuple[tuple[str, int, int], ...] = ()
 
     def link(self, name: str) -> LinkFact | None:
         """The host's link of that name."""

@@ -157,6 +157,8 @@ class BridgeDriver:
         if options.unmanaged:
             return tuple(found)
         if 6 in families:
+            # Until its own link-local address is checked, a bridge asks for no neighbour of a forwarded packet.
+            found.append(Sysctl("host", f"net/ipv6/conf/{bridge}/accept_dad", "0"))
             found.append(Sysctl("host", f"net/ipv6/conf/{bridge}/disable_ipv6", "0"))
         if _is_gateway(options):
             found += _gateways(options, subnets, facts)

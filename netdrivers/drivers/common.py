@@ -29,6 +29,7 @@ LEAST_MTU, LARGEST_MTU = 68, 65535
 LEAST_IPV6_MTU = 1280
 IP6_RT_PRIO_USER = 1024
 """The metric of an IPv6 route that names none (linux/ipv6_route.h)."""
+RT_TABLE_MAIN = 254
 
 
 def check_mtu(mtu: int, field: str = "mtu", ipv6: bool = False) -> None:
@@ -83,17 +84,16 @@ def firewall_of(network: Network, facts: Facts) -> str:
     return facts.firewall
 
 
-def default_metric(route: Route) -> tuple[int, int] | None:
-    """(family, metric) of a default route as the kernel keeps it, None for another route."""
-    if route.dst not in ("0.0.0.0/0", "::/0") or route.table:
-        return None
-    return (6, route.priority or IP6_RT_PRIO_USER) if ":" in route.dst else (4, route.priority)
+def route_place(route: Route) -> tuple[str, int, int]:
+    """(destination, table, metric) of a route as the kernel keeps it; there is one route in each place."""
+    metric = route.priority or (IP6_RT_PRIO_USER if ":" in route.dst else 0)
+    return route.dst, route.table or RT_TABLE_MAIN, metric
 
 
 def routes_of(network: Network, lease: Lease, default: bool, facts: Facts) -> tuple[Route, ...]:
     """The container's routes: IPAM's, with default routes added where the driver is asked for them.
 
-    The kernel takes one default route of each metric, so that of a later network comes after.
+    The kernel takes one route of each metric to a destination, so that of a later network comes after.
     """
     routes = list(lease.routes)
     if default:
@@ -101,15 +101,14 @@ def routes_of(network: Network, lease: Lease, default: bool, facts: Facts) -> tu
             dst = "::/0" if item.family == 6 else "0.0.0.0/0"
             if item.gateway and not any(route.dst == dst for route in routes):
                 routes.append(Route(dst, item.gateway))
-    return tuple(_behind(route, facts.default_metrics) for route in routes)
+    return tuple(_behind(route, facts.taken_routes) for route in routes)
 
 
-def _behind(route: Route, taken: Sequence[tuple[int, int]]) -> Route:
-    wanted = default_metric(route)
-    if wanted is None or wanted not in taken:
+def _behind(route: Route, taken: Sequence[tuple[str, int, int]]) -> Route:
+    dst, table, metric = route_place(route)
+    if (dst, table, metric) not in taken:
         return route
-    family, metric = wanted
-    while (family, metric) in taken:
+    while (dst, table, metric) in taken:
         metric += 1
     return replace(route, priority=metric)
 

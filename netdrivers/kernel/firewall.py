@@ -131,7 +131,7 @@ def _succeeds(command: list[str]) -> bool:
 
     try:
         return subprocess.run(command, capture_output=True, timeout=30).returncode == 0
-    except FileNotFoundError:
+    except (FileNotFoundError, subprocess.TimeoutExpired):
         return False
 
 

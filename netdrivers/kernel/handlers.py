@@ -287,8 +287,8 @@ def _route(operation: InterfaceRoute, index: int, add: bool) -> tuple[int, int, 
 
 def apply_route(operation: InterfaceRoute, session: Session) -> None:
     """Add the route."""
-    index = session.index(operation.where, operation.link)
-    session.send(operation.where, operation, _route(operation, index, True))
+    body = _route(operation, session.index(operation.where, operation.link), True)
+    session.send(operation.where, operation, rtnl.replace_route(body) if session.replacing else body)
 
 
 def undo_route(operation: InterfaceRoute, session: Session) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from netdrivers import errors
 from netdrivers.kernel import facts as fact_room
-from netdrivers.kernel import handlers, listeners, rtnl
+from netdrivers.kernel import handlers, listeners, nftables, rtnl
 from netdrivers.kernel.namespaces import Sandbox, adopt_sandbox, open_sandbox
 from netdrivers.kernel.session import ApplyFailed, Session
 from netdrivers.kernel.socket import NetlinkError
@@ -70,9 +70,10 @@ class Kernel:
         with self._session() as session:
             return fact_room.gather(query, session, sandbox)
 
-    def apply(self, operations: Operations, sandbox: Sandbox | None = None) -> Operations:
+    def apply(self, operations: Operations, sandbox: Sandbox | None = None, replacing: bool = False) -> Operations:
         """Apply in order; those that changed something. ApplyFailed names the error and those that did before it."""
         with self._session(sandbox) as session:
+            session.replacing = replacing
             try:
                 for operation in operations:
                     if self._fault is not None:
@@ -150,7 +151,7 @@ class Kernel:
                 if not isinstance(operation, Bridge | BridgePort):
                     self.undo((operation,), sandbox)
                 try:
-                    self.apply((operation,), sandbox)
+                    self.apply((operation,), sandbox, replacing=True)
                 except ApplyFailed as failed:
                     raise failed.error from failed
                 mended += found
@@ -160,6 +161,11 @@ class Kernel:
         """Whether the host has a link of that name."""
         with self._session() as session:
             return bool(fact_room.gather(FactsQuery(names=(name,)), session, None).links)
+
+    def table_loaded(self) -> bool:
+        """Whether our nft table is there; another's reload of the firewall may have flushed it."""
+        with self._session() as session:
+            return nftables.table_exists(session.socket("nft"))
 
     def forward_trouble(self) -> list[str]:
         """Why forwarded traffic of ours would be dropped by another's firewall; empty when it would not."""

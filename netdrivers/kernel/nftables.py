@@ -258,14 +258,21 @@ def dropping_forward_chains(sock: NetlinkSocket) -> list[tuple[str, str]]:
     return [item for item in found if item[0] != TABLE]
 
 
-def rule_count(sock: NetlinkSocket) -> int:
-    """How many rules our table holds, -1 when there is no table."""
+def table_exists(sock: NetlinkSocket) -> bool:
+    """Whether our table is there."""
     try:
         sock.ask(GETTABLE, header() + string(1, TABLE))
     except NetlinkError as error:
         if error.errno == errno.ENOENT:
-            return -1
+            return False
         raise
+    return True
+
+
+def rule_count(sock: NetlinkSocket) -> int:
+    """How many rules our table holds, -1 when there is no table."""
+    if not table_exists(sock):
+        return -1
     rules = sock.dump(GETRULE, header() + string(1, TABLE))
     return sum(1 for rule in rules if text(attributes(rule, 4).get(1, b"")) == TABLE)
 
@@ -307,6 +314,8 @@ def load(rules: str) -> None:
         raise errors.HostLacks(
             "the executable nft is not on PATH", "install nftables, or set firewall: iptables"
         ) from None
+    except subprocess.TimeoutExpired:
+        raise errors.KernelError("nft did not load the ruleset in time", errno.ETIMEDOUT) from None
     if done.returncode:
         reason = done.stderr.strip().splitlines()
         raise errors.KernelError(f"nft refused the ruleset: {reason[0] if reason else done.returncode}")

@@ -45,6 +45,8 @@ class Session:
         self._keep = keep
         self.deferred = deferred
         self.applied: list[AnyOperation] = []
+        self.replacing = False
+        """Whether what is there in an operation's place is replaced (mending), and not an error."""
         self._sockets: dict[str, NetlinkSocket] = {}
         self._indexes: dict[tuple[Where, str], int] = {}
         self._channel = ""

@@ -217,6 +217,14 @@ class Store:
         )
         return [_read_attachment(row) for row in rows]
 
+    def attached(self, network: str) -> list[tuple[Attachment, Lease]]:
+        """Who is attached to a network, and with which addresses; oldest first."""
+        rows = self._db.execute(
+            "SELECT attachment, lease FROM attachments WHERE network = ? AND state = 'attached' ORDER BY created, key",
+            (network,),
+        )
+        return [(_attachment(attachment), _lease(lease)) for attachment, lease in rows]
+
     def in_network(self, network: str) -> int:
         """How many attachments a network has."""
         row = self._db.execute("SELECT count(*) FROM attachments WHERE network = ?", (network,)).fetchone()
@@ -454,9 +462,7 @@ def _boot_id() -> str:
 
 def _read_network(row: tuple[bytes, bytes, bytes, int, float | None]) -> NetworkRecord:
     source, config, record, state, idle_since = row
-    return NetworkRecord(
-        _network(source), _network(config), record, bool(state), idle_since, state == _EXTENDING
-    )
+    return NetworkRecord(_network(source), _network(config), record, bool(state), idle_since, state == _EXTENDING)
 
 
 def _read_attachment(row: tuple[bytes, bytes, bytes, bytes, str, int, float]) -> AttachmentRecord:
