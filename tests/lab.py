@@ -247,6 +247,8 @@ class Echo:
         with namespace.entered():
             self._socket = socket.socket(socket.AF_INET6 if family == 6 else socket.AF_INET, kind)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == 6:
+            self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         self._socket.bind(("::" if family == 6 else "0.0.0.0", port))
         if protocol == "tcp":
             self._socket.listen(64)
