@@ -1,0 +1,113 @@
+"""Names of containers kept as the store has them: written down for aardvark-dns, which runs while there are any."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from msgspec.structs import replace
+
+from netdrivers import errors
+from netdrivers.model import Lease, Network
+from netdrivers.names import server, text
+from netdrivers.operations import Plan
+from netdrivers.state import locks
+from netdrivers.state.store import Store
+
+LOCK = "names"
+
+
+class Names:
+    """The names of the containers of a state directory.
+
+    Each file is derived from the store alone, after the store has it: a call that dies in between leaves what the
+    next one on that network, or mend(), puts right. Nothing here may fail an attachment; trouble() tells.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._place = f"{store.directory}/names"
+        self.folder = f"{self._place}/networks"
+        self.log = f"{self._place}/log"
+
+    def announced(self, network: Network, lease: Lease, plan: Plan) -> Plan:
+        """The plan with our servers in its result, if names are switched on and somebody can serve them."""
+        if not text.wanted(network) or server.executable() is None:
+            return plan
+        return replace(plan, result=replace(plan.result, dns=text.told(network, lease, plan.result.dns)))
+
+    def changed(self, name: str, network: Network | None = None) -> None:
+        """Somebody came to a network (None for its settings: left). One look at a directory where it has no names."""
+        if (network and text.wanted(network)) or self._files(name):
+            with suppress(OSError, errors.Busy), locks.held(self._store.lock_path, LOCK):
+                self._serve(self._write(name))
+
+    def mend(self) -> None:
+        """Put everything right: files, and the process."""
+        known = {record.network.name for record in self._store.networks() if text.wanted(record.network)}
+        left = {name.removesuffix(text.INTERNAL) for name in self._listed()}
+        if known or left:
+            with suppress(OSError, errors.Busy), locks.held(self._store.lock_path, LOCK):
+                self._serve(any([self._write(name) for name in sorted(known | left)]))
+
+    def trouble(self, network: Network) -> str:
+        """Why names do not resolve in a network that has them switched on, "" when they do."""
+        if server.executable() is None:
+            return f"{server.PROGRAM} is not installed: names do not resolve"
+        attached = self._store.attached(network.name)
+        if not text.content(network, attached):
+            return ""
+        from netdrivers.names.asking import answers
+
+        for address in text.servers(lease for _, lease in attached):
+            if not answers(address, server.PORT):
+                said = server.said(self.log)
+                return f"nobody answers at {address} port {server.PORT}" + (f": {said}" if said else "")
+        return ""
+
+    def _listed(self) -> list[str]:
+        try:
+            return [name for name in os.listdir(self.folder) if name != server.PID_FILE]
+        except FileNotFoundError:
+            return []
+
+    def _files(self, network: str) -> list[str]:
+        found = (f"{self.folder}/{network}{suffix}" for suffix in ("", text.INTERNAL))
+        return [path for path in found if os.path.exists(path)]
+
+    def _write(self, name: str) -> bool:
+        """Make a network's file what it should be; whether it was not."""
+        record = self._store.network(name)
+        on = record is not None and text.wanted(record.network) and server.executable() is not None
+        wanted = text.content(record.network, self._store.attached(name)) if record and on else ""
+        path = f"{self.folder}/{text.file_name(record.network)}" if record and wanted else ""
+        old = self._files(name)
+        for other in old:
+            if other != path:
+                os.unlink(other)
+        if not path:
+            return bool(old)
+        if old == [path] and _read(path) == wanted:
+            return False
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        scratch = f"{self._place}/new"  # beside the directory, where every file counts
+        with open(scratch, "w", encoding="ascii") as file:
+            file.write(wanted)
+        os.replace(scratch, path)
+        return True
+
+    def _serve(self, changed: bool) -> None:
+        """One process while there are names, none without."""
+        pid, path = server.running(self.folder), server.executable()
+        if not self._listed():
+            if pid is not None:
+                server.stop(pid, self.folder)
+        elif pid is None and path is not None:
+            server.start(path, self.folder, self.log)
+        elif pid is not None and changed:
+            server.reread(pid)
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()
