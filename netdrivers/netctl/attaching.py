@@ -48,13 +48,14 @@ def _refuse_second(where: str, network: str, call: chain.Call) -> None:
 def records(network: str, container: str, ifname: str) -> list[AttachmentRecord]:
     """The store's records of an attachment, whoever made it; one for each of our plugins in the chain.
 
-    A chained plugin's part is recorded under NETWORK+PLUGIN.
+    A chained plugin's part is recorded under NETWORK+PLUGIN, and a configuration may stand for a named network.
     """
     found = lifecycle().store.attachments(container=container)
     return [
         record
         for record in found
-        if record.attachment.ifname == ifname and record.attachment.network.partition("+")[0] == network
+        if record.attachment.ifname == ifname
+        and network in (record.attachment.network.partition("+")[0], record.attachment.origin)
     ]
 
 

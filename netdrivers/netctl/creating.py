@@ -27,7 +27,7 @@ _LONGEST_LINK = 15
 
 
 class Wishes(Struct, frozen=True):
-    """What "netctl network create" was told. spans: FIRST-LAST; options: KEY=VALUE."""
+    """What "netctl network create" was told. spans: FIRST-LAST; options: KEY=VALUE; names: resolve, where they can."""
 
     name: str
     driver: str = "bridge"
@@ -36,6 +36,7 @@ class Wishes(Struct, frozen=True):
     spans: tuple[str, ...] = ()
     internal: bool = False
     options: tuple[str, ...] = ()
+    names: bool = True
 
 
 def directory() -> str:
@@ -65,7 +66,10 @@ def configuration(wishes: Wishes) -> dict[str, Any]:
         raise ConfigError("--internal", True, f"given for a bridge network only, not for {wishes.driver}")
     if wishes.driver == "macvlan":
         config["capabilities"] = {"ips": True, "mac": True}
-    config |= options(driver.options_type, wishes.options)
+    given = options(driver.options_type, wishes.options)
+    config |= given
+    if wishes.names and _can_name(config):
+        config = {**config, "names": True, **given}
     ipam = _ipam(wishes)
     if ipam:
         config["ipam"] = ipam
@@ -88,6 +92,12 @@ def _bridge_defaults(wishes: Wishes) -> dict[str, Any]:
     if not wishes.internal:
         found["capabilities"]["portMappings"] = True
     return found
+
+
+def _can_name(config: dict[str, Any]) -> bool:
+    """Whether the host has an address in the network, to answer at."""
+    gateway = config.get("isGateway") or config.get("isDefaultGateway")
+    return config["type"] == "overlay" or bool(config["type"] == "bridge" and gateway and not config.get("unmanaged"))
 
 
 def options(kind: type[Struct], texts: Sequence[str]) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from netdrivers.errors import ConfigError
-from netdrivers.frontends.cni.config import CHAINED, arguments, attachment_of, merged, network_of
+from netdrivers.frontends.cni.config import CHAINED, arguments, attachment_of, merged
+from netdrivers.frontends.named import network_in
 from netdrivers.model import Result
 from netdrivers.netctl import chain
 from netdrivers.netctl.calls import lifecycle
@@ -49,7 +51,7 @@ def plan(plugins: tuple[dict[str, Any], ...], call: chain.Call) -> list[Step]:
 
 
 def _own(config: dict[str, Any], kind: str, call: chain.Call, previous: Result | None) -> tuple[list[Step], Result]:
-    network = network_of(config, kind)
+    network = network_in(config, kind, os.environ)
     attachment = attachment_of(config, network, arguments(chain.environment("ADD", call), "ADD"), "netctl")
     steps = []
     if network.ipam.kind == "delegated":

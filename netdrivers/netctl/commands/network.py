@@ -94,19 +94,21 @@ def inspect(name: str, as_json: bool) -> None:
 @click.option("--range", "spans", multiple=True, metavar="FIRST-LAST", help="Lease only these addresses of a subnet.")
 @click.option("--internal", is_flag=True, help="Bridge: no way out, and none in.")
 @click.option("--opt", multiple=True, metavar="KEY=VALUE", help="A configuration key of the driver.")
+@click.option("--no-names", is_flag=True, help="Containers shall not find each other by name.")
 @output.json_option
 def create(
     name: str, driver: str, subnet: tuple[str, ...], gateway: tuple[str, ...], spans: tuple[str, ...],
-    internal: bool, opt: tuple[str, ...], as_json: bool,
+    internal: bool, opt: tuple[str, ...], no_names: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Write the file of a new network; the first attachment makes it in the kernel.
 
     A bridge network gets a bridge of its own, is its containers' default gateway, masquerades what
-    leaves, and publishes ports, unless --opt or --internal say otherwise.
+    leaves, and publishes ports, unless --opt or --internal say otherwise. On a bridge or overlay network
+    containers find each other by name, if aardvark-dns is installed.
     """
     from netdrivers.netctl import creating
 
-    wishes = creating.Wishes(name, driver, subnet, gateway, spans, internal, opt)
+    wishes = creating.Wishes(name, driver, subnet, gateway, spans, internal, opt, not no_names)
     path, config = creating.create(wishes)
     if as_json:
         output.show_json({"name": name, "file": path, "config": config})

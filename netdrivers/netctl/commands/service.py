@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from netdrivers.netctl import failures, output
 from netdrivers.netctl.calls import state_dir
+
+if TYPE_CHECKING:
+    from netdrivers.service.background import BackgroundTask
 
 PRELOAD = (
     "netdrivers.drivers.bridge", "netdrivers.drivers.macvlan", "netdrivers.drivers.host", "netdrivers.drivers.none",
@@ -25,10 +32,8 @@ def serve(workers: int, verbose: bool) -> None:
     Executables of the same NETDRIVERS_STATE_DIR and network namespace then have it do their work.
     It logs to standard error.
     """
-    import logging
-
     from netdrivers.frontends import dispatch
-    from netdrivers.service import housekeeping, main
+    from netdrivers.service import main
 
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     directory = state_dir()
@@ -37,9 +42,24 @@ def serve(workers: int, verbose: bool) -> None:
         Path(directory),
         dispatch.handle,
         preload=PRELOAD,
-        tasks=lambda: housekeeping.tasks(directory),
+        tasks=lambda: _tasks(directory),
         settings=main.Settings(workers=workers),
     )
+
+
+def _tasks(directory: str) -> Sequence[BackgroundTask]:
+    """What the service does beside calls; Docker's plugins where Docker is."""
+    from netdrivers.service import housekeeping
+
+    found = housekeeping.tasks(directory)
+    try:
+        from netdrivers.service import docker
+    except ModuleNotFoundError as missing:
+        if missing.name != "h11":
+            raise
+        logging.getLogger(__name__).info("without h11, Docker's plugins are not served")
+        return found
+    return docker.beside(found, directory, os.environ)
 
 
 @click.group("service")
