@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def outside(lab: Callable[..., Namespace], host: Host) -> Namespace:
     for namespace, last in ((host, 1), (other, 2)):
         namespace.run("ip", "addr", "add", f"192.0.2.{last}/24", "dev", "wire0")
         namespace.run("ip", "addr", "add", f"2001:db8:1::{last}/64", "dev", "wire0", "nodad")
+    for namespace, last in ((host, 1), (other, 2)):
+        for _ in range(200):  # the kernel makes an IPv6 address usable a moment later
+            if f"2001:db8:1::{last}" in namespace.run("ip", "-6", "route", "show", "table", "local").stdout:
+                break
+            time.sleep(0.02)
     host.run("ip", "route", "add", "default", "via", "192.0.2.2")
     host.run("ip", "-6", "route", "add", "default", "via", "2001:db8:1::2")
     return other
