@@ -18,6 +18,7 @@ from netdrivers.kernel.host import Kernel
 from netdrivers.kernel.namespaces import Sandbox
 from netdrivers.kernel.session import ApplyFailed
 from netdrivers.model import Attachment, Facts, Lease, LeasedAddress, Network, PortMapping, Result
+from netdrivers.names.book import Names
 from netdrivers.networks import Networks, lock_name
 from netdrivers.operations import Drift, FirewallTable, Operations, Plan, Publish, Veth
 from netdrivers.publish import WILDCARDS, families_of
@@ -65,6 +66,7 @@ class Lifecycle:
         self.kernel = kernel
         self.defer_unlink = defer_unlink
         self.networks = Networks(store, kernel)
+        self.names = Names(store)
 
     # add
 
@@ -123,6 +125,7 @@ class Lifecycle:
             raise
         with self.store.writing():
             self.store.set_state(attachment.key, "attached")
+        self.names.changed(record.network.name, record.network)
         return plan.result
 
     def _record(
@@ -146,6 +149,7 @@ class Lifecycle:
             for mapping in attachment.ports:
                 self._reserve(mapping, lease, attachment.key, network)
             plan = driver.plan(network, attachment, lease, self._among_others(facts, attachment))
+            plan = self.names.announced(network, lease, plan)
             shared = driver.plan_shared(network, attachment, lease)
             self.store.put_attachment(attachment, lease, plan.result, plan.operations, "planned", inode)
             self.store.touch_network(network.name, idle=False)
@@ -343,6 +347,7 @@ class Lifecycle:
             self.store.touch_network(record.attachment.network, idle=True)
 
     def reap(self) -> int:
+        self.names.changed(record.attachment.network)
         """Delete the links that deferred deletes have left; how many. Harmless beside other calls."""
         return self._reap(self.store.unlinking())
 
@@ -401,13 +406,19 @@ class Lifecycle:
                     mended += self.kernel.mend(latest.operations, sandbox)
         return mended
 
+        self.names.mend()
     # gc
 
-    def gc(self, network: str, valid: Collection[tuple[str, str]]) -> list[str]:
-        """Remove a network's attachments whose (container, ifname) is not valid; their keys. UndoFailed."""
+    def gc(self, network: str, valid: Collection[tuple[str, str]], origin: str, engines: Collection[str]) -> list[str]:
+        """Remove a network's attachments whose (container, ifname) is not valid; their keys. UndoFailed.
+
+        Only those of one origin and of these engines: nobody can tell about another's.
+        """
 
         def stale(record: AttachmentRecord) -> bool:
-            return (record.attachment.container, record.attachment.ifname) not in valid
+            own = record.attachment
+            asked = own.origin == origin and own.engine in engines
+            return asked and (own.container, own.ifname) not in valid
 
         return self._remove_all(self.store.attachments(network=network), stale)
 
@@ -417,6 +428,7 @@ class Lifecycle:
         removed = self._remove_all(self.store.attachments(), lambda record: not self.alive(record))
         return removed + [f"network {name}" for name in self.networks.remove_idle(linger_seconds)]
 
+        self.names.mend()
     def _remove_all(self, records: list[AttachmentRecord], condemned: Callable[[AttachmentRecord], bool]) -> list[str]:
         """Asked again under the lock: a call under way may have finished its attachment by then."""
         removed: list[str] = []
@@ -490,6 +502,7 @@ class Lifecycle:
                     plan = driver.plan(settled, attachment, lease, self._among_others(facts, attachment))
                     record = self.store.network(network.name)
                     there = (*operations, *(record.operations if record else ()))
+                    plan = self.names.announced(settled, lease, plan)
                     shared = driver.plan_shared(settled, attachment, lease)
                     operations = (*operations, *(operation for operation in shared if operation not in there))
                     preview.append(Preview(operations, plan))

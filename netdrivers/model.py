@@ -162,6 +162,7 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
     previous: the result of the plugin before us in a chain, if any. handover: the engine itself moves
     the container's link from the host into the namespace, and configures it there (Docker).
     """
+    origin: the name of the CNI configuration that asked for it, whose GC may remove it; "" for others.
 
     network: str
     driver: str
@@ -180,6 +181,7 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
     standby: tuple[PortMapping, ...] = ()
 
     @property
+    origin: str = ""
     def key(self) -> str:
         """What the store knows the attachment by."""
         return f"{self.network}/{self.container}/{self.ifname}/{self.driver}"

@@ -75,6 +75,7 @@ class BridgeOptions(Struct, frozen=True, rename="camel", omit_defaults=True):
     isolate: bool | str = False
     internal: bool = False
     unmanaged: bool = False
+    names: bool = False
 
 
 class BridgeDriver:
@@ -124,6 +125,8 @@ class BridgeDriver:
         _trunk(options)
         if options.disable_container_interface and network.ipam.kind != "none":
             raise ConfigError("disableContainerInterface", True, "false unless ipam is empty")
+        if options.names and (options.unmanaged or not _is_gateway(options)):
+            raise ConfigError("names", True, "false where the bridge is no gateway, whose address answers for names")
         if options.internal and options.is_default_gateway:
             raise ConfigError("isDefaultGateway", True, "false in a network that is internal")
 

@@ -77,6 +77,7 @@ class OverlayOptions(Struct, frozen=True, rename="camel", omit_defaults=True):
     icc: bool = True
     isolate: bool | str = False
     hairpin_mode: bool = False
+    names: bool = False
     bridge: str = ""
     local: str = ""
     device: str = ""

@@ -48,7 +48,8 @@ class Names:
         left = {name.removesuffix(text.INTERNAL) for name in self._listed()}
         if known or left:
             with suppress(OSError, errors.Busy), locks.held(self._store.lock_path, LOCK):
-                self._serve(any([self._write(name) for name in sorted(known | left)]))
+                written = [self._write(name) for name in sorted(known | left)]
+                self._serve(any(written))
 
     def trouble(self, network: Network) -> str:
         """Why names do not resolve in a network that has them switched on, "" when they do."""

@@ -1,4 +1,5 @@
-"""Work that the service does after answers: delete cut-off links in batches, remove idle networks, serve [::1]."""
+"""Work that the service does after answers: delete cut-off links in batches, remove idle networks, keep names
+right, serve [::1]."""
 
 from __future__ import annotations
 
@@ -12,6 +13,9 @@ from netdrivers.state.store import Store
 REAP_INTERVAL, REAP_SETTLE = 2.0, 0.3
 IDLE_INTERVAL, IDLE_LINGER = 30.0, 300.0
 """Seconds: how often idle networks are looked for, and how long a network may be idle."""
+
+NAMES_INTERVAL = 10.0
+"""Seconds after which a name server that died is back."""
 
 
 class PublishedPorts:
@@ -47,9 +51,11 @@ def tasks(state_dir: str, loopback6: bool = True) -> Sequence[BackgroundTask]:
     """The background tasks of a service on a state directory."""
     reap = in_thread(lambda: lifecycle(state_dir).reap())
     idle = in_thread(lambda: lifecycle(state_dir).networks.remove_idle(IDLE_LINGER))
+    names = in_thread(lambda: lifecycle(state_dir).names.mend())
     found: list[BackgroundTask] = [
         Periodic("reaper", reap, REAP_INTERVAL, REAP_SETTLE),
         Periodic("idle networks", idle, IDLE_INTERVAL, IDLE_INTERVAL),
+        Periodic("names", names, NAMES_INTERVAL, NAMES_INTERVAL),
     ]
     if loopback6:
         found.append(Loopback6(PublishedPorts(state_dir)))

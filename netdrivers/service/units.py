@@ -42,6 +42,8 @@ WatchdogSec=30
 Restart=on-failure
 RestartSec=100ms
 TimeoutStopSec=45
+# aardvark-dns, which it may have started, answers containers while it is away.
+KillMode=process
 LimitNOFILE=65536
 NoNewPrivileges=yes
 

@@ -36,9 +36,18 @@ SHARED_KEYS = frozenset(
     {
         "cniVersion", "cniVersions", "name", "type", "ipam", "dns", "prevResult", "runtimeConfig", "args",
         "capabilities", "disableCheck", "disableGC", "firewall", "cni.dev/valid-attachments", "cni.dev/attachments",
+        "network",
     }
 )  # fmt: skip
 """Keys of every plugin configuration; what else there is belongs to the driver."""
+
+CALL_KEYS = frozenset(
+    {
+        "cniVersion", "cniVersions", "prevResult", "runtimeConfig", "args", "capabilities", "cni.dev/valid-attachments",
+        "cni.dev/attachments",
+    }
+)  # fmt: skip
+"""Keys that belong to a call, also where the configuration is that of a named network."""
 
 CHAINED = ("portmap", "firewall", "tuning")
 """Plugins that add to what an earlier one made (their drivers say chained)."""
@@ -211,7 +220,10 @@ def _resolv_conf(config: Document) -> Dns:
 
 
 def attachment_of(config: Document, network: Network, call: Arguments, engine: str) -> Attachment:
-    """The attachment that a call asks for, with address and MAC from every place the conventions allow."""
+    """The attachment that a call asks for, with address and MAC from every place the conventions allow.
+
+    config: as the engine sent it, whatever network it is about.
+    """
     runtime = folded(get(config, "runtimeConfig", dict, {}))
     args = get(get(config, "args", dict, {}), "cni", dict, {}, "args.")
     aliases = get(runtime, "aliases", dict, {}, "runtimeConfig.")
@@ -234,7 +246,13 @@ def attachment_of(config: Document, network: Network, call: Arguments, engine: s
         label=call.args.get("K8S_POD_NAME", ""),
         aliases=tuple(strings(aliases, config["name"], "runtimeConfig.aliases.")),
         previous=parse_result(previous) if previous is not None else None,
+        origin=need(config, "name", str),
     )
+
+
+def dns_of_call(config: Document) -> Dns:
+    """What the runtime wants a container's resolver to be told (runtimeConfig.dns)."""
+    return _dns({}, folded(get(config, "runtimeConfig", dict, {})))
 
 
 def _mac(runtime: str, args: str, call: Arguments) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from netdrivers import errors
 from netdrivers.frontends.cni.config import (
@@ -13,16 +14,17 @@ from netdrivers.frontends.cni.config import (
     Arguments,
     arguments,
     attachment_of,
+    dns_of_call,
     merged,
-    network_of,
     record_name,
 )
 from netdrivers.frontends.cni.delegate import ExecutableIpam
 from netdrivers.frontends.cni.result import VERSIONS, at_least, checked_version, format_result
-from netdrivers.frontends.reading import Document, check_name, decode, get, need, objects
+from netdrivers.frontends.named import full_config, name_in, network_in
+from netdrivers.frontends.reading import Document, decode, get, need, objects
 from netdrivers.frontends.request import Request, Response
 from netdrivers.lifecycle import Lifecycle
-from netdrivers.model import Attachment, Network
+from netdrivers.model import Attachment, Dns, Result
 
 CODES = {
     "version": 1,
@@ -44,6 +46,9 @@ CODES = {
 """Codes of the spec below 100, ours from there on."""
 
 INTERNAL_CODE = 999
+RUNTIMES = ("kubernetes", "containerd", "cni")
+"""Engines that may be the one that calls GC, which does not tell; Podman and netctl never do."""
+
 _SINCE = {"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}
 _encode = msgspec.json.Encoder().encode
 
@@ -82,47 +87,75 @@ def internal_failure(error: BaseException, version: str = "1.1.0") -> Response:
     return Response(1, _encode(document))
 
 
-def _foreign(network: Network, request: Request, call: Arguments) -> ExecutableIpam | None:
-    if network.ipam.kind != "delegated":
+def _foreign(document: Document, request: Request, call: Arguments) -> ExecutableIpam | None:
+    """The IPAM of a configuration, if it is not ours."""
+    full = full_config(document, request.program, request.env)
+    plugin = get(get(full, "ipam", dict, {}), "type", str, "", "ipam.")
+    if not plugin or plugin in OWN_IPAM:
         return None
-    return ExecutableIpam(network.ipam.plugin, call.path, request.env, request.stdin)
+    stdin = request.stdin if full is document else _encode(full)
+    return ExecutableIpam(plugin, call.path, request.env, stdin)
 
 
 def _add(request: Request, document: Document, version: str, lifecycle: Lifecycle, engine: str) -> dict[str, Any]:
     call = arguments(request.env, "ADD")
-    network = network_of(document, request.program)
+    network = network_in(document, request.program, request.env)
     attachment = attachment_of(document, network, call, engine)
-    result = lifecycle.add(network, attachment, _foreign(network, request, call), request.netns_fd)
+    result = lifecycle.add(network, attachment, _foreign(document, request, call), request.netns_fd)
+    if "network" in document:
+        result = _with_dns(result, dns_of_call(document))
     chained = request.program in CHAINED
     return format_result(result if chained else merged(attachment.previous, result), version)
 
 
-def _key(document: Document, request: Request, call: Arguments) -> str:
-    name = record_name(check_name(need(document, "name", str), "name"), request.program)
-    return Attachment(name, request.program, call.container, call.ifname).key
+def _with_dns(result: Result, asked: Dns) -> Result:
+    """A named network is the same for all, so what a runtime wants of one container's resolver comes after."""
+    return replace(
+        result,
+        dns=Dns(
+            asked.nameservers or result.dns.nameservers,
+            result.dns.domain,
+            asked.search or result.dns.search,
+            asked.options or result.dns.options,
+        ),
+    )
+
+
+def _key(document: Document, request: Request, call: Arguments, lifecycle: Lifecycle) -> str:
+    """The attachment's key; of one from the same configuration, should that have come to name another network."""
+    name = record_name(name_in(document), request.program)
+    key = Attachment(name, request.program, call.container, call.ifname).key
+    if lifecycle.store.attachment(key) is None:
+        for record in lifecycle.store.attachments(container=call.container):
+            own = record.attachment
+            if (own.origin, own.driver, own.ifname) == (document.get("name"), request.program, call.ifname):
+                return own.key
+    return key
 
 
 def _delete(request: Request, document: Document, version: str, lifecycle: Lifecycle, engine: str) -> None:
     """By the record alone; only a foreign IPAM needs the configuration."""
     call = arguments(request.env, "DEL")
-    plugin = get(get(document, "ipam", dict, {}), "type", str, "", "ipam.")
-    foreign = None
-    if plugin and plugin not in OWN_IPAM:
-        foreign = ExecutableIpam(plugin, call.path, request.env, request.stdin)
-    lifecycle.delete(_key(document, request, call), foreign, request.netns_fd)
+    try:
+        foreign = _foreign(document, request, call)
+    except errors.NetdriversError:
+        if "network" not in document:
+            raise
+        foreign = None  # the named network's file is gone, or not what it was
+    lifecycle.delete(_key(document, request, call, lifecycle), foreign, request.netns_fd)
 
 
 def _check(request: Request, document: Document, version: str, lifecycle: Lifecycle, engine: str) -> None:
     call = arguments(request.env, "CHECK")
     if document.get("prevResult") is None:
         raise errors.MissingField("prevResult", "the result of ADD, for CHECK")
-    network = network_of(document, request.program)
+    network = network_in(document, request.program, request.env)
     attachment = attachment_of(document, network, call, engine)
-    lifecycle.check(attachment.key, attachment.previous, _foreign(network, request, call))
+    lifecycle.check(attachment.key, attachment.previous, _foreign(document, request, call))
 
 
 def _gc(request: Request, document: Document, version: str, lifecycle: Lifecycle, engine: str) -> None:
-    name = check_name(need(document, "name", str), "name")
+    name = record_name(name_in(document), request.program)
     key = "cni.dev/valid-attachments"
     if key not in document:
         key = "cni.dev/attachments"
@@ -133,12 +166,12 @@ def _gc(request: Request, document: Document, version: str, lifecycle: Lifecycle
         )
         for i, item in enumerate(objects(document, key))
     }
-    lifecycle.gc(record_name(name, request.program), valid)
+    engines = (engine,) if request.env.get("NETDRIVERS_ENGINE") else RUNTIMES
+    lifecycle.gc(name, valid, need(document, "name", str), engines)
 
 
 def _status(request: Request, document: Document, version: str, lifecycle: Lifecycle, engine: str) -> None:
-    network = network_of(document, request.program)
-    reasons = lifecycle.status(network)
+    reasons = lifecycle.status(network_in(document, request.program, request.env))
     if reasons:
         raise errors.NotAvailable("; ".join(reasons))
 
