@@ -8,6 +8,8 @@ from typing import Any
 
 from netdrivers import networks_file
 from netdrivers.errors import NotFound
+from netdrivers.model import Network
+from netdrivers.names import text
 from netdrivers.near import near
 from netdrivers.netctl import listing, output
 from netdrivers.netctl.calls import lifecycle
@@ -65,8 +67,26 @@ def network(name: str) -> dict[str, Any]:
         "network": output.plain(record.network) if record else None,
         "operations": _operations(record.operations) if record else [],
         "drift": _drift(life.kernel.drift(record.operations)) if record else [],
+        "names": _names(record.network) if record else None,
         "leases": [{"address": _text(address), "owner": owner} for address, owner in life.store.leases(name)],
         "attachments": [output.plain(listing.row(item, item.state)) for item in records],
+    }
+
+
+def _names(network: Network) -> dict[str, Any] | None:
+    """Who resolves to what, by which servers, and why not; null where names are not switched on."""
+    if not text.wanted(network):
+        return None
+    life = lifecycle()
+    attached = life.store.attached(network.name)
+    return {
+        "servers": list(text.servers(lease for _, lease in attached)),
+        "domain": text.DOMAIN,
+        "entries": [
+            {"names": list(text.names_of(own)), "addresses": [address.ip for address in lease.addresses]}
+            for own, lease in attached
+        ],
+        "note": life.names.trouble(network),
     }
 
 

@@ -29,7 +29,6 @@ EXECUTABLES = {
     "nft": "loads our ruleset once",
     "iptables": "DOCKER-USER, and firewall: iptables",
     "ip": "people",
-    "aardvark-dns": "names of containers",
 }
 
 
@@ -110,6 +109,24 @@ def _executables() -> Iterator[Answer]:
     for name, purpose in EXECUTABLES.items():
         path = which(name)
         yield Answer(f"executable {name}", "ok" if path else "note", path or "not on PATH", purpose)
+    yield from _names()
+
+
+def _names() -> Iterator[Answer]:
+    """Whether names of containers resolve, where they are switched on."""
+    from netdrivers.names import server, text
+    from netdrivers.netctl.calls import lifecycle
+
+    path, purpose = server.executable(), "names of containers"
+    words = path or f"not installed: names do not resolve (the package {server.PROGRAM})"
+    yield Answer(f"executable {server.PROGRAM}", "ok" if path else "note", words, purpose)
+    if path is None or not os.path.exists(f"{state_dir()}/state.db"):
+        return
+    life = lifecycle()
+    for record in life.store.networks():
+        if text.wanted(record.network):
+            trouble = life.names.trouble(record.network)
+            yield Answer(f"names on {record.network.name}", "note" if trouble else "ok", trouble or "resolve", purpose)
 
 
 def _ourselves() -> Iterator[Answer]:

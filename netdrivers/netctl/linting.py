@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ from netdrivers.drivers import registry
 from netdrivers.drivers.base import Driver
 from netdrivers.drivers.options import keys_of
 from netdrivers.frontends import dispatch
-from netdrivers.frontends.cni.config import SHARED_KEYS, network_of
+from netdrivers.frontends.cni.config import CALL_KEYS, SHARED_KEYS, network_of
 from netdrivers.frontends.cni.result import checked_version
+from netdrivers.frontends.named import full_config
 from netdrivers.ipam import ranges
 from netdrivers.model import Facts, LinkFact, Network, RouteFact
 from netdrivers.near import nearest
@@ -130,6 +132,8 @@ def _plugin(
     if isinstance(config.get("dns"), dict):
         found += _unknown(path, kind, config["dns"], DNS_KEYS, "dns.")
     found += _ipam_keys(path, kind, config.get("ipam") or {})
+    if config.get("network"):
+        return [*found, *_stands_for(path, kind, config)], []
     network = _valid(config, driver, conflist.name)
     if isinstance(network, errors.NetdriversError):
         field = getattr(network, "field", "")
@@ -139,6 +143,18 @@ def _plugin(
         return found, []
     texts = [part.subnet for pool in network.ipam.pools for part in pool.ranges]
     return found, [_Subnet(text, conflist.name, path, position, kind) for text in texts]
+
+
+def _stands_for(path: str, kind: str, config: dict[str, Any]) -> Iterator[Finding]:
+    """A plugin of which a named network says everything."""
+    try:
+        full_config(config, kind, os.environ)
+    except errors.NetdriversError as error:
+        yield Finding(path, kind, "network", "error", error.message, error.hint)
+    for key in config:
+        if key not in CALL_KEYS and key not in ("name", "type", "network") and config[key]:
+            message = f"{key}: without effect, as the network {config['network']} says it"
+            yield Finding(path, kind, key, "warning", message)
 
 
 def _valid(config: dict[str, Any], driver: Driver, name: str) -> Network | errors.NetdriversError:

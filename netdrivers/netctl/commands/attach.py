@@ -75,8 +75,12 @@ def add(
             }
         )
         return
-    addresses = ", ".join(item.address for item in parse_result(result).addresses) or "no address"
+    told = parse_result(result)
+    addresses = ", ".join(item.address for item in told.addresses) or "no address"
     output.show_lines([f"{container}: {ifname} on {conflist.name}: {addresses}"])
+    if told.dns.nameservers:
+        search = f", search {' '.join(told.dns.search)}" if told.dns.search else ""
+        output.show_lines([f"{container}: nameserver {', '.join(told.dns.nameservers)}{search}"])
     output.show_lines([f"{container}: published {port}" for port in ports])
 
 

@@ -44,7 +44,17 @@ def network_lines(item: dict[str, Any]) -> Iterator[str]:
     yield from _section("operations", [operation["line"] for operation in item["operations"]])
     yield from _section("leases", [f"{lease['address']} of {lease['owner']}" for lease in item["leases"]])
     yield from _section("attachments", [_who(row) for row in item["attachments"]])
+    yield from _section("names", list(_names(item["names"])) if item["names"] else [])
     yield from _section("differs", item["drift"])
+
+
+def _names(found: dict[str, Any]) -> Iterator[str]:
+    if found["note"]:
+        yield f"note: {found['note']}"
+    if found["servers"]:
+        yield f"servers: {', '.join(found['servers'])}, search {found['domain']}"
+    for entry in found["entries"]:
+        yield f"{', '.join(entry['names'])}: {', '.join(entry['addresses'])}"
 
 
 def _attachment_lines(item: dict[str, Any]) -> Iterator[str]:
