@@ -19,7 +19,7 @@ from netdrivers.frontends.named import named_network
 from netdrivers.frontends.reading import check_ifname
 from netdrivers.model import Attachment, Network
 from netdrivers.near import near
-from netdrivers.netctl.mappings import mapping
+from netdrivers.portspec import mapping
 
 PREFIX = "netdrivers/"
 KEYS = ("network", "publish", "ip", "mac", "ifname", "alias")
