@@ -192,9 +192,11 @@ class CniFailed(AssertionError):
 def snapshot(run: Any) -> dict[str, Any]:
     """Links, addresses, routes and firewall rules as the given runner sees them, without counters and indexes."""
     links = json.loads(run("ip", "-j", "-d", "link").stdout)
-    kept = ("ifname", "mtu", "master", "address", "flags", "linkinfo")
+    kept = ("ifname", "mtu", "master", "address", "flags")
+    for link in links:  # the carrier comes and goes by itself, some moments after its cause
+        link["flags"] = sorted({*link["flags"]} - {"LOWER_UP", "NO-CARRIER"})
     facts: dict[str, Any] = {
-        "links": {link["ifname"]: {k: v for k, v in link.items() if k in kept and k != "linkinfo"} for link in links},
+        "links": {link["ifname"]: {k: v for k, v in link.items() if k in kept} for link in links},
         "addresses": sorted(
             (item["ifname"], a["local"], a["prefixlen"])
             for item in json.loads(run("ip", "-j", "addr").stdout)

@@ -49,6 +49,14 @@ def _place(network: Network, raw: bytes) -> tuple[int, Range] | None:
     return None
 
 
+def _reserved(part: Range) -> tuple[bytes, ...]:
+    """The subnet's own address (IPv6: of all its routers) and its broadcast address."""
+    base, _, prefix = part.subnet.partition("/")
+    first = _packed(base, "subnet")
+    last = int.from_bytes(first, "big") | (1 << (len(first) * 8 - int(prefix))) - 1
+    return (first, last.to_bytes(4, "big")) if len(first) == 4 else (first,)
+
+
 def _leased(part: Range, raw: bytes) -> LeasedAddress:
     return LeasedAddress(f"{_text(raw)}/{part.subnet.partition('/')[2]}", part.gateway)
 
@@ -72,6 +80,8 @@ def allocate(network: Network, requested: tuple[str, ...], owner: str, store: Le
         if place is None:
             subnets = ", ".join(part.subnet for pool in ipam.pools for part in pool.ranges)
             raise ConfigError("requested address", text, f"an address of {subnets}")
+        if raw in _reserved(place[1]):
+            raise ConfigError("requested address", text, f"an address of {place[1].subnet} that a host may have")
         wanted.setdefault(place[0], []).append((place[1], raw))
     found: list[LeasedAddress] = []
     for index, pool in enumerate(ipam.pools):

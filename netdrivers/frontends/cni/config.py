@@ -115,7 +115,7 @@ def network_of(config: Document, plugin: str) -> Network:
         driver=plugin,
         options={key: value for key, value in config.items() if key not in SHARED_KEYS},
         ipam=_ipam(ipam_config, runtime),
-        dns=_dns(config, runtime),
+        dns=_dns(config, {}),
         firewall=get(config, "firewall", str, "auto"),
     )
 

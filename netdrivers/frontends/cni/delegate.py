@@ -60,6 +60,18 @@ class ExecutableIpam:
         """Ask whether they are still held."""
         self._run("CHECK")
 
+    def collect(self) -> None:
+        """Let it free what belongs to no valid attachment."""
+        self._run("GC")
+
+    def status(self) -> list[str]:
+        """Why it could not serve an add now; empty when it could."""
+        try:
+            self._run("STATUS")
+        except (DelegateError, HostLacks) as error:
+            return [str(error)]
+        return []
+
 
 def _words(stdout: bytes, stderr: bytes) -> str:
     """What a failed executable said, in one line."""

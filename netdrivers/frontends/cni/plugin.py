@@ -109,7 +109,7 @@ def _add(request: Request, document: Document, version: str, lifecycle: Lifecycl
 
 
 def _with_dns(result: Result, asked: Dns) -> Result:
-    """A named network is the same for all, so what a runtime wants of one container's resolver comes after."""
+    """A network is the same for all, so what a runtime wants of one container's resolver comes after."""
     return replace(
         result,
         dns=Dns(
@@ -168,10 +168,16 @@ def _gc(request: Request, document: Document, version: str, lifecycle: Lifecycle
     }
     engines = (engine,) if request.env.get("NETDRIVERS_ENGINE") else RUNTIMES
     lifecycle.gc(name, valid, need(document, "name", str), engines)
+    foreign = _foreign(document, request, arguments(request.env, "GC"))
+    if foreign:
+        foreign.collect()
 
 
 def _status(request: Request, document: Document, version: str, lifecycle: Lifecycle, engine: str) -> None:
     reasons = lifecycle.status(network_in(document, request.program, request.env))
+    foreign = _foreign(document, request, arguments(request.env, "STATUS"))
+    if foreign:
+        reasons += foreign.status()
     if reasons:
         raise errors.NotAvailable("; ".join(reasons))
 
