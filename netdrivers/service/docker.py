@@ -18,8 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from netdrivers.frontends import dispatch
+from netdrivers.frontends.docker.network_driver import sweep
 from netdrivers.frontends.docker.plugin import CONTENT_TYPE, DRIVERS, Plugin
-from netdrivers.service.background import BackgroundTask
+from netdrivers.service.background import BackgroundTask, Periodic, in_thread
 from netdrivers.service.http import HttpServer
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,9 @@ DEFAULT_DIR = "/run/docker/plugins"
 LOCK = ".netdrivers.lock"
 WORKERS = 8
 """Calls of Docker at a time."""
+
+SWEEP_INTERVAL = 30.0
+"""Seconds after which it is looked for containers that died with their dockerd."""
 
 GRACE = 20.0
 """Seconds that calls get at stop."""
@@ -148,7 +152,14 @@ def _listener(path: str) -> socket.socket:
 def beside(tasks: Sequence[BackgroundTask], state_dir: str, env: Mapping[str, str]) -> Sequence[BackgroundTask]:
     """A service's tasks with Docker's plugins, if they are served here; each call of Docker nudges the others."""
     directory = plugins_dir(state_dir, env)
-    return [*tasks, DockerPlugins(directory, state_dir, env, served=_nudging(tasks))] if directory else tasks
+    if not directory:
+        return tasks
+    return [*tasks, _sweeper(state_dir), DockerPlugins(directory, state_dir, env, served=_nudging(tasks))]
+
+
+def _sweeper(state_dir: str) -> BackgroundTask:
+    work = in_thread(lambda: sweep(dispatch.lifecycle(state_dir)))
+    return Periodic("docker's dead", work, SWEEP_INTERVAL, SWEEP_INTERVAL)
 
 
 def _nudging(tasks: Sequence[BackgroundTask]) -> Callable[[], None]:
@@ -170,7 +181,7 @@ async def _serve(name: str) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    tasks = [*others, plugin]
+    tasks = [*others, _sweeper(state_dir), plugin]
     for task in tasks:
         await task.start()
     await stop.wait()

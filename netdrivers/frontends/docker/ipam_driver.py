@@ -18,7 +18,6 @@ from netdrivers.frontends.docker import pools
 from netdrivers.frontends.docker.kept import DockerPool, Folder
 from netdrivers.frontends.docker.networks import OUR_SPACE
 from netdrivers.frontends.docker.subnets import free_subnet
-from netdrivers.frontends.named import named_network
 from netdrivers.frontends.reading import Document, get, need
 from netdrivers.ipam import ranges
 from netdrivers.lifecycle import Lifecycle
@@ -51,7 +50,7 @@ def spaces(_: Document, __: Here) -> Answer:
 
 
 def request_pool(request: Document, here: Here) -> Answer:
-    """The subnet that Docker names, one of a named network (option network), or a free one; repeats are counted."""
+    """The subnet that Docker names (of a named network with the option network), or a free one; repeats are counted."""
     given = get(request, "Options", dict, {})
     for key, value in given.items():
         if key != "network":
@@ -70,16 +69,16 @@ def request_pool(request: Document, here: Here) -> Answer:
 
 
 def _named(name: str, wanted: str, part: str, family: int, here: Here) -> DockerPool:
-    places = pools.places_of(named_network(name, here.env))
+    places = pools.places_of(name, here.lifecycle, here.env)
     found = [item.subnet for place in places for item in place.ranges if (":" in item.subnet) == (family == 6)]
     if not found:
         raise ConfigError("Options.network", name, f"a network with IPv{family} addresses")
-    subnet = wanted or found[0]
-    if subnet not in found:
-        raise ConfigError("Pool", wanted, f"{' or '.join(found)}, as the network {name} has")
+    # Without a subnet Docker would refuse one that a bridge of the host has, and ask for another, for ever.
+    if wanted not in found:
+        raise ConfigError("Pool", wanted, f"{' or '.join(found)}, as the network {name} has", "give it with --subnet")
     if part:
         raise ConfigError("SubPool", part, f"none: the network {name} says which addresses are leased")
-    return DockerPool(f"{OUR_SPACE}/{name}/{subnet}", subnet, named=name)
+    return DockerPool(f"{OUR_SPACE}/{name}/{wanted}", wanted, named=name)
 
 
 def _own(wanted: str, part: str, family: int, here: Here) -> DockerPool:

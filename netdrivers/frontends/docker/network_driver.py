@@ -22,7 +22,7 @@ from netdrivers.frontends.docker.networks import current, id_of, network_of
 from netdrivers.frontends.docker.pools import take_over
 from netdrivers.frontends.reading import Document, check_name, get, need
 from netdrivers.lifecycle import Lifecycle
-from netdrivers.model import Attachment, Interface
+from netdrivers.model import Attachment, Interface, Network
 from netdrivers.state.store import AttachmentRecord
 
 ENGINE = "docker"
@@ -136,14 +136,30 @@ def create_endpoint(request: Document, here: Here) -> Answer:
     )
     known = here.lifecycle.store.attachment(attachment.key)
     if known is None or known.state != "attached":  # else Docker had no answer, and asks again
-        with take_over(attachment, here.lifecycle.store):
-            here.lifecycle.add(network, attachment)
+        try:
+            _add(network, attachment, here)
+        except errors.Conflict:
+            if not sweep(here.lifecycle):
+                raise
+            _add(network, attachment, here)
     record = _record(request, here)
     made = {"MacAddress": record.result.interfaces[-1].mac}
     for address in record.result.addresses:
         made["AddressIPv6" if ":" in address.address else "Address"] = address.address
     told = {key: value for key, value in made.items() if value and not given[key]}
     return {"Interface": told} if told else {}
+
+
+def _add(network: Network, attachment: Attachment, here: Here) -> None:
+    with take_over(attachment, here.lifecycle.store):
+        here.lifecycle.add(network, attachment)
+
+
+def sweep(lifecycle: Lifecycle) -> list[str]:
+    """Detach containers that died with a dockerd, whose next one may forget them without a word. Their keys."""
+    records = [record for record in lifecycle.store.attachments() if record.attachment.engine == ENGINE]
+    dead = [record.attachment.key for record in records if record.state == "attached" and not lifecycle.alive(record)]
+    return [key for key in dead if lifecycle.delete(key)]
 
 
 def _refuse_unknown(asked: Document) -> None:
@@ -221,7 +237,8 @@ def program(request: Document, here: Here) -> Answer:
             here.lifecycle.publish(key, mappings)
             break
         except errors.PortTaken:
-            if attempt + 1 == PORT_TRIES or all(b.mapping.host_port == b.last for b in wanted):
+            fixed = all(binding.mapping.host_port == binding.last for binding in wanted)
+            if attempt + 1 == PORT_TRIES or (not sweep(here.lifecycle) and fixed):
                 raise
     return {}
 

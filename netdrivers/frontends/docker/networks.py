@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from netdrivers.errors import ConfigError
+from netdrivers.errors import ConfigError, MissingField
 from netdrivers.frontends.docker import options
 from netdrivers.frontends.docker.kept import DockerNetwork
 from netdrivers.frontends.named import named_network
@@ -39,6 +39,8 @@ def network_of(request: Document, driver: str, env: Mapping[str, str]) -> Docker
     given = options.read(generic, driver, ipv6)
     if given.named:
         return _standing_for(request, generic, given, driver, internal, env)
+    if driver == "overlay":
+        raise MissingField("Options.network", "the name of a network in networks.d, which says where its hosts are")
     pools = _pools(request)
     routes: tuple[Route, ...] = ()
     if not internal:
@@ -87,7 +89,7 @@ def _standing_for(
         for i, item in enumerate(objects(request, family)):
             space = get(item, "AddressSpace", str, "", f"{family}[{i}].")
             if space not in (OUR_SPACE, *NO_SPACES):
-                hint = f"--ipam-driver netdrivers-{driver} --ipam-opt network={name} uses them"
+                hint = f"use --ipam-driver null, or netdrivers-{driver} with --ipam-opt network={name} and --subnet"
                 raise ConfigError(f"{family}[{i}].Pool", item.get("Pool"), f"none: {name} has its own addresses", hint)
     return DockerNetwork(id_of(request), network, True, given.prefix, given.host_ip)
 

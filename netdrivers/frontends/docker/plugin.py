@@ -18,7 +18,7 @@ from netdrivers.lifecycle import Lifecycle
 
 log = logging.getLogger(__name__)
 
-DRIVERS = {"netdrivers-bridge": "bridge", "netdrivers-macvlan": "macvlan"}
+DRIVERS = {"netdrivers-bridge": "bridge", "netdrivers-macvlan": "macvlan", "netdrivers-overlay": "overlay"}
 """Docker's name of a plugin, and the driver that it is. Each is an IPAM driver as well, all of them the same one."""
 
 CONTENT_TYPE = "application/vnd.docker.plugins.v1.2+json"

@@ -13,7 +13,7 @@ from netdrivers.frontends.docker.kept import DockerPool
 from netdrivers.frontends.named import named_network
 from netdrivers.ipam import ranges
 from netdrivers.lifecycle import Lifecycle
-from netdrivers.model import Attachment, Network, Range
+from netdrivers.model import Attachment, Range
 from netdrivers.state.store import Store
 
 LEASED, GATEWAY, BEFORE = "leased", "gateway", "before"
@@ -41,18 +41,16 @@ def unpacked(raw: bytes) -> str:
     return _socket.inet_ntop(_socket.AF_INET6 if len(raw) == 16 else _socket.AF_INET, raw)
 
 
-def places_of(network: Network) -> list[Place]:
-    """The places of a network's own pools."""
-    pools = ranges.complete(network.ipam).pools
-    return [Place(network.name, index, pool.ranges) for index, pool in enumerate(pools)]
+def places_of(name: str, lifecycle: Lifecycle, env: Mapping[str, str]) -> list[Place]:
+    """The places of a named network's own pools, ready to lease from. NotFound, and what its making raises."""
+    network = lifecycle.networks.ensure(named_network(name, env)).record.network
+    return [Place(network.name, index, pool.ranges) for index, pool in enumerate(network.ipam.pools)]
 
 
 def place_of(pool: DockerPool, lifecycle: Lifecycle, env: Mapping[str, str]) -> Place:
     """Where a pool's addresses are leased, ready to lease from. The caller may not be writing yet."""
     if pool.named:
-        network = named_network(pool.named, env)
-        lifecycle.networks.ensure(network)
-        for place in places_of(network):
+        for place in places_of(pool.named, lifecycle, env):
             if any(part.subnet == pool.subnet for part in place.ranges):
                 return place
         raise ConfigError("PoolID", pool.id, f"a pool of the network {pool.named}, whose subnets have changed")
