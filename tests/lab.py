@@ -26,6 +26,7 @@ from netdrivers.kernel.host import Fault, Kernel
 from netdrivers.kernel.namespaces import CLONE_NEWNET, inside, own_inode
 from netdrivers.lifecycle import Lifecycle
 from netdrivers.model import Attachment, Network
+from netdrivers.names import server as name_server
 from netdrivers.state.store import Store
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -91,6 +92,14 @@ class Host(Namespace):
     def __init__(self, name: str, state_dir: Path) -> None:
         super().__init__(name)
         self.state_dir = state_dir
+
+    def close(self) -> None:
+        """Let it go, with its name server, which would keep the namespace."""
+        folder = str(self.state_dir / "names" / "networks")
+        pid = name_server.running(folder)
+        if pid is not None:
+            name_server.stop(pid, folder)
+        super().close()
 
     def env(self, **more: str) -> dict[str, str]:
         """An environment for our executables on this host."""

@@ -37,7 +37,10 @@ class Names:
         return replace(plan, result=replace(plan.result, dns=text.told(network, lease, plan.result.dns)))
 
     def changed(self, name: str, network: Network | None = None) -> None:
-        """Somebody came to a network (None for its settings: left). One look at a directory where it has no names."""
+        """Somebody came to a network, left it, or is called something else.
+
+        network: its settings where they are known; else, for a network without names, one look at a directory.
+        """
         if (network and text.wanted(network)) or self._files(name):
             with suppress(OSError, errors.Busy), locks.held(self._store.lock_path, LOCK):
                 self._serve(self._write(name))

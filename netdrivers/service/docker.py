@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from netdrivers.frontends import dispatch
+from netdrivers.frontends.docker import kept
+from netdrivers.frontends.docker.naming import name_endpoints
 from netdrivers.frontends.docker.network_driver import sweep
 from netdrivers.frontends.docker.plugin import CONTENT_TYPE, DRIVERS, Plugin
 from netdrivers.service.background import BackgroundTask, Periodic, in_thread
@@ -154,7 +156,13 @@ def beside(tasks: Sequence[BackgroundTask], state_dir: str, env: Mapping[str, st
     directory = plugins_dir(state_dir, env)
     if not directory:
         return tasks
-    return [*tasks, _sweeper(state_dir), DockerPlugins(directory, state_dir, env, served=_nudging(tasks))]
+    nudged = [*tasks, _namer(state_dir, env)]
+    return [*nudged, _sweeper(state_dir), DockerPlugins(directory, state_dir, env, served=_nudging(nudged))]
+
+
+def _namer(state_dir: str, env: Mapping[str, str]) -> BackgroundTask:
+    work = in_thread(lambda: name_endpoints(dispatch.lifecycle(state_dir), kept.networks(env), env))
+    return Periodic("docker's names", work, SWEEP_INTERVAL)
 
 
 def _sweeper(state_dir: str) -> BackgroundTask:
@@ -175,7 +183,8 @@ async def _serve(name: str) -> None:
     from netdrivers.service import housekeeping
 
     state_dir = dispatch.state_dir(os.environ)
-    others = housekeeping.tasks(state_dir, loopback6=False)  # [::1] is the service's, which may run beside
+    # [::1] is the service's, which may run beside.
+    others = [*housekeeping.tasks(state_dir, loopback6=False), _namer(state_dir, os.environ)]
     directory = os.environ.get("NETDRIVERS_DOCKER_PLUGINS") or DEFAULT_DIR
     plugin = DockerPlugins(directory, state_dir, os.environ, [name], _nudging(others))
     stop = asyncio.Event()
