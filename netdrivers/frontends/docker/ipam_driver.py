@@ -7,7 +7,6 @@ name (gateways, auxiliary ones, ``--ip``), are kept on disk: Docker does not ask
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
@@ -143,10 +142,8 @@ def release_address(request: Document, here: Here) -> Answer:
         pool = here.pools.get(need(request, "PoolID", str))
         if pool is None:
             return {}
-        with suppress(NotFound):  # a named network whose file is gone
-            place = pools.place_of(pool, here.lifecycle, here.env)
-            with here.lifecycle.store.writing():
-                pools.release(place, address, here.lifecycle.store)
+        with here.lifecycle.store.writing():
+            pools.release(pool, address, here.lifecycle.store)
         left = {
             "gateways": tuple(item for item in pool.gateways if item != address),
             "asked": tuple(item for item in pool.asked if item != address),

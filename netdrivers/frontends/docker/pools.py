@@ -71,7 +71,7 @@ def _restore(pool: DockerPool, place: Place, store: Store) -> None:
         store.set_pool(place.network, 0, spans(pool))
         for kind, addresses in ((GATEWAY, pool.gateways), (BEFORE, pool.asked)):
             for address in addresses:
-                store.take(place.network, 0, packed(address), _owner(kind, place, address))
+                store.take(place.network, 0, packed(address), _owner(kind, place.network, address))
 
 
 def spans(pool: DockerPool) -> list[ranges.Span]:
@@ -98,20 +98,22 @@ def lease(place: Place, asked: str, gateway: bool, store: Store) -> str:
     prefix = _prefix(place, address)
     if any(part.gateway == address for part in place.ranges):
         raise AddressTaken(f"address {address} is the gateway of {place.network}")
-    owner, holder = _owner(GATEWAY if gateway else LEASED, place, address), store.holder(place.network, raw)
+    owner = _owner(GATEWAY if gateway else LEASED, place.network, address)
+    holder = store.holder(place.network, raw)
     if holder is None:
         store.take(place.network, place.index, raw, owner)
-    elif holder == _owner(BEFORE, place, address):
+    elif holder == _owner(BEFORE, place.network, address):
         store.hand_lease(place.network, raw, owner)
     else:
         raise AddressTaken(f"address {address} is leased already")
     return f"{address}/{prefix}"
 
 
-def release(place: Place, address: str, store: Store) -> None:
+def release(pool: DockerPool, address: str, store: Store) -> None:
     """Free an address that we leased to Docker; one that an attachment has by now stays. In a write transaction."""
-    holder = store.holder(place.network, packed(address))
-    ours = {_owner(kind, place, address) for kind in (LEASED, GATEWAY, BEFORE)}
+    name = pool.named or own_name(pool)
+    holder = store.holder(name, packed(address))
+    ours = {_owner(kind, name, address) for kind in (LEASED, GATEWAY, BEFORE)}
     if holder is not None and holder in ours:
         store.release(holder)
 
@@ -122,19 +124,19 @@ def take_over(attachment: Attachment, store: Store) -> Iterator[None]:
 
     If the block fails they are as they were.
     """
-    place = Place(attachment.network, 0, ())
+    name = attachment.network
     wanted = [unpacked(packed(address.partition("/")[0])) for address in attachment.addresses]
     with store.writing():
-        moved = [item for item in wanted if store.holder(place.network, packed(item)) == _owner(LEASED, place, item)]
+        moved = [item for item in wanted if store.holder(name, packed(item)) == _owner(LEASED, name, item)]
         for item in moved:
-            store.hand_lease(place.network, packed(item), attachment.key)
+            store.hand_lease(name, packed(item), attachment.key)
     try:
         yield
     except BaseException:
         with store.writing():
             for item in moved:
-                if store.holder(place.network, packed(item)) == attachment.key:
-                    store.hand_lease(place.network, packed(item), _owner(LEASED, place, item))
+                if store.holder(name, packed(item)) == attachment.key:
+                    store.hand_lease(name, packed(item), _owner(LEASED, name, item))
         raise
 
 
@@ -150,5 +152,5 @@ def _prefix(place: Place, address: str) -> int:
     raise ConfigError("Address", address, allowed)
 
 
-def _owner(kind: str, place: Place, address: str) -> str:
-    return f"docker {kind} {place.network} {address}"
+def _owner(kind: str, network: str, address: str) -> str:
+    return f"docker {kind} {network} {address}"
