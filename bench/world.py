@@ -52,9 +52,11 @@ def _check(result: int, what: str) -> None:
 
 
 def enter_new() -> None:
-    """Move this (single-threaded) process into a new world. OSError or CalledProcessError without root."""
+    """Move this (single-threaded) process into a new world. OSError where that cannot be, as without root."""
     _check(_libc.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWNET), "unshare")
-    subprocess.run(["bash", "-c", _SETUP], check=True, capture_output=True, timeout=30)
+    done = subprocess.run(["bash", "-c", _SETUP], capture_output=True, text=True, timeout=30, check=False)
+    if done.returncode:
+        raise OSError(f"a world cannot be made here: {done.stderr.strip()[-200:]}")
 
 
 def make_netns(path: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,12 +94,22 @@ def put(
     table.put(row, column, Cell(values, " ".join(words)))
 
 
-def fill(remote: Remote, run: Run, net: Net, count: int, ports_each: int, key: Key, failed: dict[Key, str]) -> int:
-    """Hold count attachments within the run's time; how many there are then. A failure goes to failed."""
-    run.say(f"  {key[0]}: {count} attachments, {ports_each} ports each")
-    try:
-        limit = run.fill_seconds
-        return int(remote("fill", net, count, ports_each, FIRST_FILL_PORT, limit, seconds=limit + 300))
-    except PeerError as error:
-        failed[key] = f"while filling: {error}"
-        return 0
+def fill(
+    remote: Remote, run: Run, nets: Sequence[Net], count: int, ports_each: int, key: Key, failed: dict[Key, str]
+) -> int:
+    """Hold count attachments, evenly on the networks, within the run's time; how many there are then.
+
+    A failure goes to failed.
+    """
+    run.say(f"  {key[0]}: {count} attachments, {ports_each} ports each, {len(nets)} networks")
+    end = time.monotonic() + run.fill_seconds
+    each, reached = count // len(nets), 0
+    for number, net in enumerate(nets):
+        first_port = FIRST_FILL_PORT + number * each * ports_each
+        left = max(0.0, end - time.monotonic())
+        try:
+            reached += int(remote("fill", net, each, ports_each, first_port, left, seconds=left + 300))
+        except PeerError as error:
+            failed[key] = f"while filling: {error}"
+            break
+    return reached

@@ -22,7 +22,9 @@ def measure(run: Run) -> list[Table]:
         notes: dict[Key, str] = {}
         for key, remote in remotes.items():
             if key[1] == columns[1]:
-                reached = fill(remote, run, CROWD, many // PER_ATTACHMENT, PER_ATTACHMENT, key, failed) * PER_ATTACHMENT
+                reached = (
+                    fill(remote, run, [CROWD], many // PER_ATTACHMENT, PER_ATTACHMENT, key, failed) * PER_ATTACHMENT
+                )
                 if reached < many:
                     notes[key] = f"[{reached:,} ports in {run.fill_seconds:.0f} s]"
         rounds = 1 if run.quick else 3
