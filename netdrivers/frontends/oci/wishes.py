@@ -1,8 +1,8 @@
 """What a container asks for, in annotations or in the hook's own arguments, as attachments.
 
 Annotations: netdrivers/network (names), netdrivers/publish, netdrivers/ip, netdrivers/mac, netdrivers/ifname,
-netdrivers/alias, each a comma-separated list. The arguments --network, --publish (-p), --ip, --mac, --ifname and
---alias mean the same; an annotation wins.
+netdrivers/alias, each a comma-separated list, and netdrivers/name (of the container, else its id). The arguments
+--network, --publish (-p), --ip, --mac, --ifname, --alias and --name mean the same; an annotation wins.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from netdrivers.near import near
 from netdrivers.portspec import mapping
 
 PREFIX = "netdrivers/"
-KEYS = ("network", "publish", "ip", "mac", "ifname", "alias")
+KEYS = ("network", "publish", "ip", "mac", "ifname", "alias", "name")
 
 
 class Wishes(Struct, frozen=True):
@@ -34,6 +34,7 @@ class Wishes(Struct, frozen=True):
     mac: tuple[str, ...] = ()
     ifname: tuple[str, ...] = ()
     alias: tuple[str, ...] = ()
+    name: tuple[str, ...] = ()
 
 
 class Wanted(Struct, frozen=True):
@@ -63,7 +64,7 @@ def read(arguments: Sequence[str], annotations: Mapping[str, object]) -> tuple[W
             raise ConfigError(f"annotation {name}", text, "a string")
         found[key] = [text]
     lists = {key: tuple(item.strip() for text in texts for item in text.split(",")) for key, texts in found.items()}
-    for key in ("network", "publish", "ip", "alias"):  # whose order means nothing
+    for key in ("network", "publish", "ip", "alias", "name"):  # whose order means nothing
         lists[key] = tuple(filter(None, lists.get(key, ())))
     return Wishes(**lists), rest
 
@@ -76,6 +77,8 @@ def wanted(wishes: Wishes, container: str, netns: str, engine: str, env: Mapping
     names = wishes.network
     if len(set(names)) < len(names):
         raise ConfigError("network", ",".join(names), "each network once")
+    if len(wishes.name) > 1:
+        raise ConfigError("name", ",".join(wishes.name), "one name; others as alias")
     for key in ("mac", "ifname"):
         given: tuple[str, ...] = getattr(wishes, key)
         if len(given) > len(names):
@@ -94,7 +97,7 @@ def wanted(wishes: Wishes, container: str, netns: str, engine: str, env: Mapping
             addresses=tuple(addresses[i]),
             ports=tuple(map(mapping, wishes.publish)) if i == 0 else (),
             engine=engine,
-            label=container,
+            label=_at(wishes.name, 0) or container,
             aliases=wishes.alias,
         )
         found.append(Wanted(network, attachment))

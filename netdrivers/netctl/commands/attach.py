@@ -8,6 +8,7 @@ import click
 
 from netdrivers.netctl import attaching, chain, conflists, mappings, output, targets
 from netdrivers.netctl.calls import checked_container, container_options, netns_argument, network_argument
+from netdrivers.portspec import mapping
 
 
 def capability_options(function: Any) -> Any:
@@ -26,7 +27,7 @@ def wanted(publish: tuple[str, ...], ip: tuple[str, ...], mac: str | None) -> di
     """The capability arguments that the options stand for. ConfigError for a bad one."""
     found: dict[str, Any] = {}
     if publish:
-        found["portMappings"] = mappings.cni([mappings.mapping(text) for text in publish])
+        found["portMappings"] = mappings.cni([mapping(text) for text in publish])
     if ip:
         found["ips"] = list(ip)
     if mac:
@@ -41,11 +42,12 @@ def wanted(publish: tuple[str, ...], ip: tuple[str, ...], mac: str | None) -> di
 @netns_argument
 @capability_options
 @container_options
-@click.option("--name", "label", default="", help="The container's name, for people.")
+@click.option("--name", "label", default="", help="The container's name, shown by ls, and found by other containers.")
+@click.option("--alias", multiple=True, metavar="NAME", help="Another name to be found by, as often as needed.")
 @output.json_option
 def add(
     network: str, netns: str, publish: tuple[str, ...], ip: tuple[str, ...], mac: str | None, ifname: str,
-    container: str | None, cni_path: str, label: str, as_json: bool,
+    container: str | None, cni_path: str, label: str, alias: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Attach the namespace NETNS to NETWORK.
 
@@ -60,9 +62,12 @@ def add(
     container = checked_container(container, place.container, ifname)
     if label:
         check_name(label, "--name")
+    capabilities = wanted(publish, ip, mac)
+    if alias:
+        capabilities["aliases"] = {conflist.name: [check_name(name, "--alias") for name in alias]}
     call = chain.Call(container, place.path, ifname, {}, cni_path)
-    result = attaching.attach(conflist, call, wanted(publish, ip, mac), label)
-    ports = [str(mappings.mapping(text)) for text in publish]
+    result = attaching.attach(conflist, call, capabilities, label)
+    ports = [str(mapping(text)) for text in publish]
     if as_json:
         output.show_json(
             {
