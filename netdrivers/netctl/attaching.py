@@ -99,6 +99,26 @@ def undo(where: str, old: kept.Kept) -> None:
     kept.forget(where, old.network, old.container, old.ifname)
 
 
+def collect(linger_seconds: float) -> list[str]:
+    """Undo the chains of dead namespaces, then what else the store knows to be dead; what was removed. UndoFailed."""
+    where = state_dir()
+    removed: list[str] = []
+    failures: list[str] = []
+    for old in kept.everything(where):
+        with kept.locked(where, old.network, old.container, old.ifname):
+            latest = kept.find(where, old.network, old.container, old.ifname)
+            if latest is None or kept.same_namespace(latest):
+                continue
+            try:
+                undo(where, latest)
+                removed.append(f"{old.network}/{old.container}/{old.ifname}")
+            except errors.UndoFailed as error:
+                failures += error.failures
+    removed += lifecycle().gc_dead(linger_seconds)
+    _raise_failures(failures)
+    return removed
+
+
 def _raise_failures(failures: list[str]) -> None:
     if failures:
         raise errors.UndoFailed(failures)

@@ -11,9 +11,9 @@ from netdrivers import errors
 from netdrivers.frontends.cni.config import OWN_IPAM
 from netdrivers.frontends.cni.delegate import ExecutableIpam
 from netdrivers.frontends.cni.result import at_least
-from netdrivers.model import Attachment
 from netdrivers.netctl import attaching, chain, kept
 from netdrivers.netctl.calls import lifecycle, state_dir
+from netdrivers.state.store import AttachmentRecord
 
 
 class Checked(Struct, frozen=True):
@@ -37,7 +37,7 @@ def check(network: str, container: str, ifname: str) -> Checked:
         if chain.records(config) and config["type"] not in covered:
             found.append(f"plugin {config['type']}: no record of it")
     for record in recorded:
-        found += [drift.line() for drift in lifecycle().own_drift(record)]
+        found += _own(record)
     for name in sorted({record.attachment.network for record in recorded}):
         known = lifecycle().store.network(name)
         found += [drift.line() for drift in lifecycle().kernel.drift(known.operations)] if known else []
@@ -80,10 +80,13 @@ def check_all() -> list[Checked]:
         for record in life.store.networks()
     ]
     for record in life.store.attachments():
-        attachment: Attachment = record.attachment
-        if record.state == "attached":
-            differences = tuple(drift.line() for drift in life.own_drift(record))
-        else:
-            differences = (f"is {record.state}: a call died in the middle; netctl gc finishes it",)
-        found.append(Checked(attachment.network, attachment.container, attachment.ifname, differences))
+        own = record.attachment
+        found.append(Checked(own.network, own.container, own.ifname, tuple(_own(record))))
     return found
+
+
+def _own(record: AttachmentRecord) -> list[str]:
+    """The differences of one attachment."""
+    if record.state != "attached":
+        return [f"is {record.state}: a call died in the middle; netctl gc finishes it"]
+    return [drift.line() for drift in lifecycle().own_drift(record)]

@@ -5,9 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from netdrivers.model import PortMapping
-from netdrivers.portspec import mapping
-
-__all__ = ["cni", "mapping"]
 
 
 def cni(mappings: list[PortMapping]) -> list[dict[str, Any]]:

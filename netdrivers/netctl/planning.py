@@ -53,12 +53,15 @@ def plan(plugins: tuple[dict[str, Any], ...], call: chain.Call) -> list[Step]:
 def _own(config: dict[str, Any], kind: str, call: chain.Call, previous: Result | None) -> tuple[list[Step], Result]:
     network = network_in(config, kind, os.environ)
     attachment = attachment_of(config, network, arguments(chain.environment("ADD", call), "ADD"), "netctl")
-    steps = []
+    attachment = replace(attachment, previous=previous)
+    steps, later = [], []
     if network.ipam.kind == "delegated":
         found = chain.executable(network.ipam.plugin, call.path)
-        steps.append(Step(kind, "plugin", f"ask {found} for addresses (not known before)"))
-    preview = lifecycle().plan(network, replace(attachment, previous=previous))
+        steps.append(Step(kind, "plugin", f"run {found} for addresses"))
+        later = [Step(kind, "plugin", f"publish {mapping}, at those addresses") for mapping in attachment.ports]
+        attachment = replace(attachment, ports=())
+    preview = lifecycle().plan(network, attachment)
     steps += [Step(kind, "network", operation.line(), operation) for operation in preview.network]
     steps += [Step(kind, "attachment", operation.line(), operation) for operation in preview.attachment.operations]
     result = preview.attachment.result
-    return steps, result if kind in CHAINED else merged(previous, result)
+    return [*steps, *later], result if kind in CHAINED else merged(previous, result)

@@ -15,7 +15,8 @@ NETNS_DIR = "/run/netns"
 """Where ip-netns(8) keeps the namespaces that have a name."""
 
 _ID = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,254}$")
-_PID_PATH = re.compile(r"^/proc/(\d+)/ns/net$")
+_PID = re.compile(r"^[0-9]{1,10}$")
+_PID_PATH = re.compile(r"^/proc/([0-9]{1,10})/ns/net$")
 
 
 class Target(Struct, frozen=True):
@@ -38,7 +39,7 @@ def target(text: str) -> Target:
     if "/" in text:
         return Target(text, _id_of_path(text))
     number = text.removeprefix("pid:")
-    if number.isdigit() and not (number == text and os.path.exists(f"{NETNS_DIR}/{text}")):
+    if _PID.match(number) and not (number == text and os.path.exists(f"{NETNS_DIR}/{text}")):
         return Target(f"/proc/{int(number)}/ns/net", f"pid-{int(number)}")
     if number != text:
         raise RequestError("netns", text, "pid: and the number of a process")

@@ -306,7 +306,7 @@ def test_a_missing_plugin_names_the_near_one(netctl: Netctl, container: Namespac
         (("-p", "70000:80"), 2, "a port from 1 to 65535"),
         (("-p", "8000-8002:80-81"), 2, "as many ports"),
         (("-p", "8002-8000:80-82"), 2, "from a lower to a higher"),
-        (("-p", "300.1.1.1:8080:80"), 2, "an IP address of the host"),
+        (("-p", "300.1.1.1:8080:80"), 2, "[ADDRESS:]PORT:PORT"),
         (("--mac", "01:00:00:00:00:01"), 2, "unicast"),
         (("--mac", "xyz"), 2, "--mac"),
         (("--ip", "10.99.0.1"), 2, "an address of 10.70.0.0/24"),
@@ -360,3 +360,45 @@ def test_the_host_is_as_before_when_everything_left(netctl: Netctl, lab: Callabl
         netctl.ok("del", "net1", one.path)
     netctl.ok("gc")
     assert host.snapshot() == before
+
+
+IPAM = """#!/bin/sh
+# A foreign IPAM: one address for everybody.
+[ "$CNI_COMMAND" = ADD ] || exit 0
+echo '{"cniVersion": "1.0.0", "ips": [{"address": "10.77.0.5/24", "gateway": "10.77.0.1"}]}'
+"""
+
+
+def test_a_foreign_ipam(netctl: Netctl, container: Namespace, outside: Namespace, tmp_path: Path) -> None:
+    program = tmp_path / "one-address"
+    program.write_text(IPAM)
+    program.chmod(0o755)
+    netctl.conflist("net1", bridge(ipam={"type": "one-address"}))
+    words = ("net1", container.path, "-p", "8080:80", "--cni-path", str(tmp_path))
+    lines = netctl.ok("plan", *words).splitlines()
+    assert f"run {program} for addresses" in lines
+    assert "publish 8080->80/tcp, at those addresses" in lines
+    netctl.ok("add", *words)
+    server = Echo(container, 80, "web")
+    assert ask(outside, "192.0.2.1", 8080) == "web 192.0.2.2"
+    server.close()
+    netctl.ok("check", "net1", container.path)
+    netctl.ok("del", "net1", container.path)
+    assert "eth0" not in container.links()
+
+
+def test_a_conflist_that_names_a_network(netctl: Netctl, lab: Callable[..., Namespace]) -> None:
+    one, two = lab("one"), lab("two")
+    netctl.ok("network", "create", "shop", "--subnet", "10.72.0.0/24")
+    netctl.conflist("theirs", {"type": "bridge", "network": "shop", "capabilities": {"portMappings": True}})
+    assert "create bridge nd-shop mtu 1500" in netctl.ok("plan", "theirs", one.path)
+    netctl.ok("add", "theirs", one.path, "--id", "one", "-p", "8080:80")
+    netctl.ok("add", "shop", two.path, "--id", "two")
+    assert pings(one, "10.72.0.3"), "one network"
+    netctl.fails(4, "add", "theirs", one.path, "--id", "one")
+    assert pings(one, "10.72.0.3")
+    assert netctl.json("check", "theirs", one.path, "--id", "one")[0]["differences"] == []
+    one.run("ip", "addr", "flush", "dev", "eth0")
+    assert netctl.run("check", "theirs", one.path, "--id", "one").returncode == 6
+    assert netctl.json("del", "theirs", one.path, "--id", "one")["removed"]
+    assert [row["container"] for row in netctl.json("ls")] == ["two"]

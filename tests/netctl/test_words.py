@@ -13,6 +13,7 @@ from netdrivers.errors import NetdriversError
 from netdrivers.near import near, nearest
 from netdrivers.netctl import mappings, targets
 from netdrivers.netctl.linting import lint
+from netdrivers.portspec import mapping
 
 ADDRESSES = st.sampled_from(["", "127.0.0.1", "192.0.2.7", "::1", "2001:db8::7"])
 
@@ -21,7 +22,7 @@ ADDRESSES = st.sampled_from(["", "127.0.0.1", "192.0.2.7", "::1", "2001:db8::7"]
 def test_a_mapping_is_read_as_it_is_written(ip: str, host: int, own: int, count: int, protocol: str) -> None:
     front = f"[{ip}]:" if ":" in ip else f"{ip}:" if ip else ""
     ports = [f"{first}-{first + count - 1}" if count > 1 else str(first) for first in (host, own)]
-    found = mappings.mapping(f"{front}{ports[0]}:{ports[1]}/{protocol}")
+    found = mapping(f"{front}{ports[0]}:{ports[1]}/{protocol}")
     assert (found.host_ip, found.host_port, found.container_port) == (ip, host, own)
     assert (found.count, found.protocol) == (count, protocol)
     entries = mappings.cni([found])
@@ -32,7 +33,7 @@ def test_a_mapping_is_read_as_it_is_written(ip: str, host: int, own: int, count:
 @given(st.text(alphabet="0123456789:-/[].tcpud ", max_size=30))
 def test_any_other_text_is_refused_and_nothing_else(text: str) -> None:
     try:
-        found = mappings.mapping(text)
+        found = mapping(text)
     except NetdriversError:
         return
     assert 1 <= found.host_port <= 65535

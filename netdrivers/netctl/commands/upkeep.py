@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from netdrivers.netctl import output
-from netdrivers.netctl.calls import lifecycle, state_dir
+from netdrivers.netctl.calls import lifecycle
 
 
 @click.command("gc")
@@ -14,15 +14,9 @@ from netdrivers.netctl.calls import lifecycle, state_dir
 @output.json_option
 def gc(linger: float, as_json: bool) -> None:
     """Remove attachments whose namespace died, calls that died in the middle, and idle networks."""
-    from netdrivers.netctl import attaching, kept
+    from netdrivers.netctl import attaching
 
-    removed: list[str] = []
-    for old in kept.everything(state_dir()):
-        if not kept.same_namespace(old):
-            with kept.locked(state_dir(), old.network, old.container, old.ifname):
-                attaching.undo(state_dir(), old)
-            removed.append(f"{old.network}/{old.container}/{old.ifname}")
-    removed += lifecycle().gc_dead(linger)
+    removed = attaching.collect(linger)
     if as_json:
         output.show_json({"removed": removed})
     else:
