@@ -15,6 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -308,11 +309,22 @@ def ask(
             client.bind(("", source_port))
         try:
             client.connect((address, port))
-            if protocol == "udp":
-                client.send(b"?")
-            return client.recv(2048).decode()
+            return (_converse(client, timeout) if protocol == "udp" else client.recv(2048)).decode()
         except OSError:
             return "no answer"
+
+
+def _converse(client: socket.socket, timeout: float) -> bytes:
+    """Ask over UDP, once a second, as a datagram may be lost while a neighbour is being found."""
+    deadline = time.monotonic() + timeout
+    client.settimeout(min(1.0, timeout))
+    while True:
+        client.send(b"?")
+        try:
+            return client.recv(2048)
+        except TimeoutError:
+            if time.monotonic() > deadline:
+                raise
 
 
 def pings(namespace: Namespace, address: str, *options: str) -> bool:
