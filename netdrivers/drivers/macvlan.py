@@ -18,7 +18,7 @@ from netdrivers.model import (
     derived_mac,
     derived_name,
 )
-from netdrivers.operations import AnyOperation, InterfaceRoute, LinkUp, Macvlan, Operations, Plan
+from netdrivers.operations import AnyOperation, InterfaceRoute, LinkUp, Macvlan, Neighbour, Operations, Plan, Sysctl
 
 MODES = ("bridge", "private", "vepa", "passthru")
 
@@ -44,8 +44,11 @@ class MacvlanDriver:
     chained = False
 
     def needs(self, network: Network, attachment: Attachment | None) -> FactsQuery | None:
-        """Links and routes once for each network, for the master and its MTU."""
-        return None if attachment else FactsQuery(links=True, routes=True)
+        """Links and routes once for each network, for the master; of an attachment, for whom the shim answers."""
+        if attachment is None:
+            return FactsQuery(links=True, routes=True)
+        shim = decode_options(network.options, MacvlanOptions).host_shim
+        return FactsQuery(addresses=True) if shim and common.has_ipv6(network) else None
 
     def settle(self, network: Network, facts: Facts) -> Network:
         """The master (the default route's device unless given) filled in and checked."""
@@ -75,6 +78,8 @@ class MacvlanDriver:
         if options.mtu > link.mtu:
             raise ConfigError("mtu", options.mtu, f"at most the master's, {link.mtu}")
         settled = {**network.options, "master": master, "mtu": options.mtu or link.mtu}
+        if options.mode == "passthru" and not options.mac:
+            settled["mac"] = link.mac
         return msgspec.structs.replace(network, options=settled)
 
     def links(self, network: Network) -> tuple[str, ...]:
@@ -87,10 +92,10 @@ class MacvlanDriver:
         if not options.host_shim:
             return ()
         name = _shim(network)
-        return (
-            Macvlan("host", name, options.master, "bridge", derived_mac("shim", network.name), options.mtu),
-            LinkUp("host", name),
-        )
+        found: list[AnyOperation] = [Macvlan("host", name, options.master, "bridge", _shim_mac(network), options.mtu)]
+        if common.has_ipv6(network):
+            found.append(Sysctl("host", f"net/ipv6/conf/{name}/accept_dad", "0"))  # it may ask at once
+        return (*found, LinkUp("host", name))
 
     def plan_shared(self, network: Network, attachment: Attachment, lease: Lease) -> Operations:
         """Nothing."""
@@ -103,8 +108,8 @@ class MacvlanDriver:
             allowed = "none: a macvlan's ports are on the container's own address"
             raise ConfigError("portMappings", str(attachment.ports[0]), allowed)
         mac = attachment.mac or options.mac or derived_mac(network.name, attachment.container, attachment.ifname)
-        if options.mode == "passthru" and not attachment.mac:
-            mac = ""  # the master's own
+        if options.mode == "passthru" and not (attachment.mac or options.mac):
+            mac = ""  # the own one of a master in the container
         if attachment.handover and options.link_in_container:
             raise ConfigError("linkInContainer", True, "false where the engine takes the link from the host")
         found: list[AnyOperation] = [
@@ -123,6 +128,7 @@ class MacvlanDriver:
         routes = common.routes_of(network, lease, False, facts)
         if not attachment.handover:
             found += common.container_side(attachment.ifname, lease, routes)
+            found += _host_neighbours(network, attachment, lease, facts)
         if options.host_shim:
             for item in lease.addresses:
                 host = f"{item.ip}/{128 if item.family == 6 else 32}"
@@ -133,3 +139,23 @@ class MacvlanDriver:
 
 def _shim(network: Network) -> str:
     return derived_name("ndsh", network.name)
+
+
+def _shim_mac(network: Network) -> str:
+    return derived_mac("shim", network.name)
+
+
+def _host_neighbours(network: Network, attachment: Attachment, lease: Lease, facts: Facts) -> list[AnyOperation]:
+    """The host's IPv6 addresses on the container's subnets are at the shim.
+
+    A host answers ARP for any address of its own, but neighbour solicitations on the address's link alone.
+    """
+    subnets = {common.subnet_of(item.address): item.address.partition("/")[2] for item in lease.addresses}
+    found: list[AnyOperation] = []
+    for fact in facts.addresses:
+        ip = fact.address.partition("/")[0]
+        if ":" in ip and any(
+            common.subnet_of(f"{ip}/{prefix}") == subnet for subnet, prefix in subnets.items() if ":" in subnet
+        ):
+            found.append(Neighbour("sandbox", attachment.ifname, ip, _shim_mac(network)))
+    return found
