@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _socket
 import re
 
 from netdrivers.errors import ConfigError
@@ -28,6 +29,18 @@ def mapping(text: str, field: str = "--publish") -> PortMapping:
         raise ConfigError(field, text, "a range from a lower to a higher port")
     if count != own_count:
         raise ConfigError(field, text, f"as many ports of the container as of the host ({own_count} and {count})")
-    made = PortMapping((found["protocol"] or "tcp").lower(), host, own, (found["ip"] or "").strip("[]"), count)
+    made = PortMapping((found["protocol"] or "tcp").lower(), host, own, _address(found["ip"], text, field), count)
     check_mapping(made, field)
     return made
+
+
+def _address(given: str | None, text: str, field: str) -> str:
+    """The host's address in its plain form, "" for every one."""
+    if not given:
+        return ""
+    plain = given.strip("[]")
+    family = _socket.AF_INET6 if ":" in plain else _socket.AF_INET
+    try:
+        return _socket.inet_ntop(family, _socket.inet_pton(family, plain))
+    except OSError:
+        raise ConfigError(field, text, FORM) from None

@@ -146,9 +146,14 @@ static int ready(int fd, short events, int64_t deadline) {
     }
 }
 
-/* Reads standard input to its end. A terminal, and netavark's `info`, have nothing to say. */
+static int is_hook(const char *program) {
+    return strcmp(program, "netdrivers-oci-hook") == 0;
+}
+
+/* Reads standard input to its end. A terminal, netavark's `info` and LXC's hooks have nothing to say. */
 static void take_input(struct call *call) {
-    if (isatty(0) || (is_netavark(call->program) && call->argc > 1 && strcmp(call->argv[1], "info") == 0))
+    if (isatty(0) || (is_netavark(call->program) && call->argc > 1 && strcmp(call->argv[1], "info") == 0) ||
+        (is_hook(call->program) && getenv("LXC_HOOK_TYPE")))
         return;
     for (call->input_taken = 1;;) {
         grow(call, &call->input, 65536);
@@ -189,9 +194,40 @@ static void run_in_process(struct call *call) {
     fail(call, "100", "cannot run the in-process command");
 }
 
+/* The digits of the member "pid" in a container's state, a JSON object whose other values are strings; "" without.
+   Within a string the closing quote of "pid" would be escaped, so this finds the member and nothing else. */
+static const char *state_pid(const struct buffer *state, size_t *length) {
+    const char *at = state->data, *end = at + state->size;
+    while (at && (at = memmem(at, (size_t)(end - at), "\"pid\"", 5))) {
+        for (at += 5; at < end && strchr(" \t\r\n:", *at) && *at; at++)
+            ;
+        for (*length = 0; at + *length < end && at[*length] >= '0' && at[*length] <= '9'; ++*length)
+            ;
+        if (*length)
+            return at;
+    }
+    *length = 0;
+    return "";
+}
+
+/* The namespace of the process that a hook is about; its number means something only where the caller is. */
+static int open_process(const struct call *call) {
+    const char *pid = getenv("LXC_PID");
+    char path[64];
+    size_t length = pid ? strspn(pid, "0123456789") : 0;
+    if (!pid)
+        pid = state_pid(&call->input, &length);
+    if (length == 0 || length > 20)
+        return -1;
+    strcpy(mempcpy(stpcpy(path, "/proc/"), pid, length), "/ns/net");
+    return open(path, O_RDONLY | O_CLOEXEC);
+}
+
 /* The namespace that the call is about: CNI says it by environment, netavark by its second argument. */
 static int open_container(const struct call *call) {
     const char *path = getenv("CNI_NETNS");
+    if (is_hook(call->program))
+        return open_process(call);
     if (!path && call->argc > 2 && (strcmp(call->argv[1], "setup") == 0 || strcmp(call->argv[1], "teardown") == 0))
         path = call->argv[2];
     return path && *path ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;

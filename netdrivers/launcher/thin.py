@@ -16,6 +16,7 @@ from netdrivers.launcher import wire
 
 TRY_AGAIN_LATER = 11
 NETAVARK_PREFIX = "netdrivers-"
+OCI_HOOK = "netdrivers-oci-hook"
 
 
 class Declined(Exception):
@@ -82,8 +83,10 @@ def _fail(program: str, message: str) -> int:
 
 
 def _take_input(program: str) -> bytes | None:
-    """Standard input to its end; None where it is not ours to read (a terminal, netavark's ``info``)."""
+    """Standard input to its end; None where it is not ours to read (a terminal, netavark's ``info``, LXC's hooks)."""
     if posix.isatty(0) or (program.startswith(NETAVARK_PREFIX) and sys.argv[1:2] == ["info"]):
+        return None
+    if program == OCI_HOOK and b"LXC_HOOK_TYPE" in posix.environ:
         return None
     parts = []
     while part := posix.read(0, 1 << 20):
@@ -100,18 +103,37 @@ def _give_back(stdin: bytes) -> None:
     posix.close(memory)
 
 
-def _namespaces() -> list[int]:
+def _namespaces(program: str, stdin: bytes) -> list[int]:
     """Our own network namespace and, where the call is about one that opens, the container's."""
     spaces = [posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)]
-    path = posix.environ.get(b"CNI_NETNS")
-    if path is None and sys.argv[1:2] in (["setup"], ["teardown"]) and len(sys.argv) > 2:
-        path = sys.argv[2].encode("utf-8", "surrogateescape")
+    path = _container(program, stdin)
     if path:
         try:
             spaces.append(posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK))
         except OSError:
             return spaces  # the front end says what is wrong with the path
     return spaces
+
+
+def _container(program: str, stdin: bytes) -> bytes | None:
+    """The path of the namespace: CNI says it by environment, netavark by its second argument, a hook by a process."""
+    if program == OCI_HOOK:
+        pid = posix.environ.get(b"LXC_PID") or _state_pid(stdin)
+        return b"/proc/" + pid + b"/ns/net" if pid.isdigit() else None
+    path = posix.environ.get(b"CNI_NETNS")
+    if path is None and sys.argv[1:2] in (["setup"], ["teardown"]) and len(sys.argv) > 2:
+        return sys.argv[2].encode("utf-8", "surrogateescape")
+    return path
+
+
+def _state_pid(state: bytes) -> bytes:
+    """The digits of the member "pid" in a container's state (see launcher.c)."""
+    for part in state.split(b'"pid"')[1:]:
+        rest = part.lstrip(b" \t\r\n:")
+        digits = rest[: len(rest) - len(rest.lstrip(b"0123456789"))]
+        if digits:
+            return digits
+    return b""
 
 
 def _ask(program: str, stdin: bytes) -> tuple[int, bytes, bytes]:
@@ -130,7 +152,7 @@ def _ask(program: str, stdin: bytes) -> tuple[int, bytes, bytes]:
     if len(body) > wire.BODY_LIMIT:
         raise Declined("the request is too large for it")
     frame = wire.pack_frame(wire.RUN, body)
-    rights = b"".join(space.to_bytes(4, sys.byteorder) for space in _namespaces())
+    rights = b"".join(space.to_bytes(4, sys.byteorder) for space in _namespaces(program, stdin))
     _send(service, frame, [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
     return _await_answer(service)
 

@@ -57,6 +57,12 @@ def plugin(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return _executable(request.param, "netdrivers-bridge", tmp_path_factory)
 
 
+@pytest.fixture(scope="session", params=["c", "sanitized", "python"])
+def hook(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for the OCI hook."""
+    return _executable(request.param, "netdrivers-oci-hook", tmp_path_factory)
+
+
 def _executable(kind: str, program: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp(kind)
     sys_path = overlay(where / "overlay")
