@@ -202,6 +202,22 @@ class Macvlan(Operation, frozen=True, tag="macvlan"):
         return f"macvlan {self.name} ({self.mac}) mode {self.mode} on {self.parent} {where}"
 
 
+class Ipvlan(Operation, frozen=True, tag="ipvlan"):
+    """An ipvlan (mode l2, l3 or l3s) on a parent, whose MAC it shares; namespaces and handover as for Macvlan."""
+
+    where: Where
+    name: str
+    parent: str
+    mode: str
+    mtu: int = 0
+    parent_where: Where = "host"
+    handover: bool = False
+
+    def line(self) -> str:
+        where = "to be moved into the sandbox" if self.handover else f"in {self.where}"
+        return f"ipvlan {self.name} mode {self.mode} on {self.parent} {where}"
+
+
 class Vxlan(Operation, frozen=True, tag="vxlan"):
     """A VXLAN device on the host that learns nothing; local is the VTEP's address, device carries it."""
 
@@ -337,6 +353,7 @@ AnyOperation = (
     | Veth
     | BridgePort
     | Macvlan
+    | Ipvlan
     | Vxlan
     | ForwardingEntry
     | Neighbour

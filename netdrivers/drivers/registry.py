@@ -11,6 +11,7 @@ _OURS = {
     "bridge": "BridgeDriver",
     "host": "HostDriver",
     "macvlan": "MacvlanDriver",
+    "ipvlan": "IpvlanDriver",
     "none": "NoneDriver",
     "overlay": "OverlayDriver",
     "portmap": "PortmapDriver",

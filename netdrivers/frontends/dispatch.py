@@ -13,7 +13,7 @@ from netdrivers.lifecycle import Lifecycle
 from netdrivers.state.store import Store
 
 DEFAULT_STATE_DIR = "/run/netdrivers"
-CNI_DRIVERS = ("bridge", "host", "macvlan", "none", "overlay", "portmap", "firewall", "tuning")
+CNI_DRIVERS = ("bridge", "host", "macvlan", "ipvlan", "none", "overlay", "portmap", "firewall", "tuning")
 CNI_TYPES = (*CNI_DRIVERS, "loopback")
 NETAVARK = {"netdrivers-bridge": "bridge", "netdrivers-macvlan": "macvlan"}
 """Podman's plugins, and the driver that each is."""

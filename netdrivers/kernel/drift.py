@@ -28,6 +28,7 @@ from netdrivers.operations import (
     Hairpin,
     InterfaceAddress,
     InterfaceRoute,
+    Ipvlan,
     KeepSource,
     LinkSettings,
     LinkUp,
@@ -201,6 +202,17 @@ def _macvlan(operation: Macvlan, reader: Reader) -> str | None:
     return _in_sandbox(operation.name, mac, "macvlan", reader, operation.where)
 
 
+def _ipvlan(operation: Ipvlan, reader: Reader) -> str | None:
+    if operation.handover:
+        return None
+    found = _in_sandbox(operation.name, "", "ipvlan", reader, operation.where)
+    link = reader.link(operation.where, operation.name)
+    if found or link is None:
+        return found
+    mode = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_IPVLAN_MODE")
+    return None if mode == rtnl.IPVLAN_MODES[operation.mode] else f"{operation.name} is not in mode {operation.mode}"
+
+
 def _vxlan(operation: Vxlan, reader: Reader) -> str | None:
     link = reader.link("host", operation.name)
     if link is None:
@@ -295,6 +307,7 @@ _READERS: dict[type, Callable[[Any, Reader], str | None]] = {
     Veth: _veth,
     BridgePort: _bridge_port,
     Macvlan: _macvlan,
+    Ipvlan: _ipvlan,
     Vxlan: _vxlan,
     ForwardingEntry: _forwarding_entry,
     Neighbour: _neighbour,

@@ -28,6 +28,7 @@ from netdrivers.operations import (
     Hairpin,
     InterfaceAddress,
     InterfaceRoute,
+    Ipvlan,
     KeepSource,
     LinkSettings,
     LinkUp,
@@ -188,7 +189,16 @@ def apply_macvlan(operation: Macvlan, session: Session) -> None:
     session.send(operation.parent_where, operation, create)
 
 
-def undo_macvlan(operation: Macvlan, session: Session) -> None:
+def apply_ipvlan(operation: Ipvlan, session: Session) -> None:
+    """As a macvlan."""
+    parent = session.index(operation.parent_where, operation.parent)
+    across = operation.where == "sandbox" and operation.parent_where == "host"
+    fd = session.sandbox_fd() if across else None
+    create = rtnl.create_ipvlan(operation.name, parent, operation.mode, operation.mtu, fd)
+    session.send(operation.parent_where, operation, create)
+
+
+def undo_macvlan(operation: Macvlan | Ipvlan, session: Session) -> None:
     """Deleted where it lives; a vanished sandbox took it along."""
     if operation.where == "host" or session.sandbox is not None:
         session.remove(operation.where, [rtnl.delete_link(operation.name)])
@@ -324,6 +334,7 @@ APPLY: dict[type, Handler] = {
     Veth: apply_veth,
     BridgePort: apply_bridge_port,
     Macvlan: apply_macvlan,
+    Ipvlan: apply_ipvlan,
     Vxlan: apply_vxlan,
     ForwardingEntry: apply_forwarding_entry,
     Neighbour: apply_neighbour,
@@ -349,6 +360,7 @@ UNDO: dict[type, Handler] = {
     Veth: undo_veth,
     BridgePort: undo_bridge_port,
     Macvlan: undo_macvlan,
+    Ipvlan: undo_macvlan,
     Vxlan: undo_vxlan,
     ForwardingEntry: undo_forwarding_entry,
     Neighbour: undo_neighbour,

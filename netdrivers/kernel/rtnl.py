@@ -44,6 +44,8 @@ IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_LEARNING = 1, 4, 8
 IFLA_BRPORT_ISOLATED, IFLA_BRPORT_NEIGH_SUPPRESS = 33, 32
 IFLA_MACVLAN_MODE, IFLA_MACVLAN_BC_QUEUE_LEN = 1, 7
 MACVLAN_MODES = {"private": 1, "vepa": 2, "bridge": 4, "passthru": 8}
+IFLA_IPVLAN_MODE = 1
+IPVLAN_MODES = {"l2": 0, "l3": 1, "l3s": 2}
 
 IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING = 1, 3, 4, 7
 IFLA_VXLAN_PORT, IFLA_VXLAN_LOCAL6 = 15, 17
@@ -130,6 +132,17 @@ def create_macvlan(
     if bcqueuelen:
         data += u32(IFLA_MACVLAN_BC_QUEUE_LEN, bcqueuelen)
     info = string(IFLA_INFO_KIND, "macvlan") + nested(IFLA_INFO_DATA, data)
+    return RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + nested(IFLA_LINKINFO, info)
+
+
+def create_ipvlan(name: str, parent_index: int, mode: str, mtu: int, netns_fd: int | None) -> Body:
+    """An ipvlan, down; in the namespace of netns_fd, or here. The mode becomes that of all on the parent."""
+    body = _link() + string(IFLA_IFNAME, name) + u32(IFLA_LINK, parent_index)
+    if mtu:
+        body += u32(IFLA_MTU, mtu)
+    if netns_fd is not None:
+        body += u32(IFLA_NET_NS_FD, netns_fd)
+    info = string(IFLA_INFO_KIND, "ipvlan") + nested(IFLA_INFO_DATA, u16(IFLA_IPVLAN_MODE, IPVLAN_MODES[mode]))
     return RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + nested(IFLA_LINKINFO, info)
 
 

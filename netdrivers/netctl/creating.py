@@ -66,6 +66,8 @@ def configuration(wishes: Wishes) -> dict[str, Any]:
         raise ConfigError("--internal", True, f"given for a bridge network only, not for {wishes.driver}")
     if wishes.driver == "macvlan":
         config["capabilities"] = {"ips": True, "mac": True}
+    elif wishes.driver == "ipvlan":
+        config["capabilities"] = {"ips": True}
     given = options(driver.options_type, wishes.options)
     config |= given
     if wishes.names and _can_name(config):
@@ -152,7 +154,7 @@ def _ipam(wishes: Wishes) -> dict[str, Any]:
             raise ConfigError("--range", span, "FIRST-LAST, two addresses of a subnet")
         home(first, "--range").update(rangeStart=first, rangeEnd=last)
     found: dict[str, Any] = {"type": "host-local", "ranges": [[item] for item in sets]}
-    if wishes.driver == "macvlan" and wishes.gateways:
+    if wishes.driver in ("macvlan", "ipvlan") and wishes.gateways:
         found["routes"] = [{"dst": "::/0" if ":" in gateway else "0.0.0.0/0"} for gateway in wishes.gateways]
     return found
 

@@ -17,7 +17,7 @@ FEATURES = {
     "bridge": ("bridge, overlay", True),
     "vlan_filtering": ("bridge: vlan, vlanTrunk", False),
     "macvlan": ("macvlan", False),
-    "ipvlan": ("nothing of ours", False),
+    "ipvlan": ("ipvlan", False),
     "vxlan": ("overlay", False),
     "tbf": ("bandwidth", False),
     "nft": ("masquerade and published ports", False),

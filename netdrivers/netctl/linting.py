@@ -219,7 +219,7 @@ def _contradictions(path: str, kind: str, config: dict[str, Any]) -> Iterator[Fi
         return Finding(path, kind, field, "warning", f"{field}: {message}", suggestion)
 
     publishes = (config.get("capabilities") or {}).get("portMappings")
-    if publishes and (kind in ("macvlan", "none") or config.get("internal")):
+    if publishes and (kind in ("macvlan", "ipvlan", "none") or config.get("internal")):
         why = "a network that is internal" if config.get("internal") else f"the driver {kind}"
         yield finding("capabilities.portMappings", f"{why} publishes nothing and refuses what is asked for")
     if kind != "bridge":
