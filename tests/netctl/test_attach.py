@@ -50,7 +50,8 @@ def test_by_name_of_ip_netns(netctl: Netctl) -> None:
     """In a mount namespace of its own, so that the machine's names stay out of it."""
     netctl.conflist("net1", bridge())
     script = """
-        mount -t tmpfs names /run/netns
+        mount -t tmpfs run /run
+        mkdir /run/netns
         ip netns add web
         "$@" add net1 web --name site
         "$@" ls --json
@@ -59,7 +60,6 @@ def test_by_name_of_ip_netns(netctl: Netctl) -> None:
         "$@" del net1 web
     """
     env = netctl.host.env(NETCONFPATH=str(netctl.conflists), NETDRIVERS_NETWORKS_DIR=str(netctl.networks))
-    Path("/run/netns").mkdir(exist_ok=True)
     words = [sys.executable, "-m", "netdrivers.netctl"]
     done = netctl.host.run("unshare", "--mount", "sh", "-ec", script, "sh", *words, env=env)
     assert "web: eth0 on net1: 10.70.0.2/24" in done.stdout
