@@ -222,7 +222,8 @@ class Facts(Struct, frozen=True, omit_defaults=True):
     """What planning may know of the host; gathered by the kernel room, only what was asked for.
 
     same_namespace: the attachment's namespace is the host's own. taken_routes: (destination, table,
-    metric) of the routes that the container has by its other networks.
+    metric) of the routes that the container has by its other networks. no_encryption: what the kernel
+    lacks to encrypt between hosts, over IPv4 and over IPv6.
     """
 
     links: tuple[LinkFact, ...] = ()
@@ -232,6 +233,7 @@ class Facts(Struct, frozen=True, omit_defaults=True):
     docker_user: bool = False
     same_namespace: bool = False
     ipv6: bool = True
+    no_encryption: tuple[str, str] = ("", "")
     taken_routes: tuple[tuple[str, int, int], ...] = ()
 
     def link(self, name: str) -> LinkFact | None:
@@ -252,7 +254,8 @@ class Facts(Struct, frozen=True, omit_defaults=True):
 class FactsQuery(Struct, frozen=True):
     """Which facts a driver wants: each costs a dump, so none is gathered unasked.
 
-    links: dump links; names of links looked up one by one; routes; addresses; firewall state.
+    links: dump links; names of links looked up one by one; routes; addresses; firewall state;
+    encryption: what is lacking for it.
     """
 
     links: bool = False
@@ -260,6 +263,7 @@ class FactsQuery(Struct, frozen=True):
     routes: bool = False
     addresses: bool = False
     firewall: bool = False
+    encryption: bool = False
 
 
 def digest(*parts: str) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 from msgspec import Struct, field
@@ -12,10 +12,23 @@ from msgspec import Struct, field
 from netdrivers import errors
 from netdrivers.drivers.base import Driver
 from netdrivers.drivers.registry import driver as find_driver
+from netdrivers.drivers.spanning import PEER_OPERATIONS, Place, SpanningDriver
 from netdrivers.kernel.host import Kernel
 from netdrivers.kernel.session import ApplyFailed
 from netdrivers.model import Facts, Network
-from netdrivers.operations import AnyOperation, Bridge, Hairpin, InterfaceAddress, Macvlan, Masquerade, Operations
+from netdrivers.operations import (
+    AnyOperation,
+    Bridge,
+    Drift,
+    ForwardingEntry,
+    Hairpin,
+    InterfaceAddress,
+    IpsecPolicy,
+    Macvlan,
+    Masquerade,
+    Neighbour,
+    Operations,
+)
 from netdrivers.state import locks
 from netdrivers.state.store import AttachmentRecord, NetworkRecord, Store
 
@@ -63,8 +76,13 @@ class Networks:
         with locks.held(self._store.lock_path, HOST_LOCK), locks.held(self._store.lock_path, lock_name(name)):
             yield
 
-    def settle(self, network: Network, driver: Driver) -> tuple[Network, Facts]:
-        """The network completed and checked, without a change to anything; the facts less what is ours."""
+    def settle(
+        self, network: Network, driver: Driver, record: NetworkRecord | None = None, claim: bool = False
+    ) -> tuple[Network, Facts]:
+        """The network completed and checked, without a change to this host; the facts less what is ours.
+
+        claim: a place that a network has to have among hosts is claimed, and not only foreseen.
+        """
         from netdrivers.ipam import ranges
 
         completed = msgspec.structs.replace(network, ipam=ranges.complete(network.ipam))
@@ -74,7 +92,16 @@ class Networks:
         records = self._store.networks()
         if driver.owns_subnets:
             self._refuse_overlap(settled, [record.network for record in records], facts)
+        if isinstance(driver, SpanningDriver):
+            settled = driver.place(settled, self._place(settled, driver, record, claim))
         return settled, _foreign(facts, records)
+
+    def _place(self, network: Network, driver: SpanningDriver, record: NetworkRecord | None, claim: bool) -> Place:
+        from netdrivers.cluster.peers import peers_of
+
+        known = driver.placed(record.network) if record and driver.keeps_place(record.network, network) else None
+        peers = peers_of(network, self._store.directory)
+        return peers.claim(known) if claim else peers.foresee(known)
 
     def _refuse_overlap(self, network: Network, known: list[Network], facts: Facts) -> None:
         from netdrivers.ipam import ranges
@@ -99,7 +126,7 @@ class Networks:
         if record and attached and record.network.driver != network.driver:
             held = f"{record.network.driver}, as it is while containers are attached"
             raise errors.ConfigError("type", network.driver, held)
-        settled, facts = self.settle(network, driver)
+        settled, facts = self.settle(network, driver, record, claim=True)
         wanted = _wanted(driver, settled, facts, attached)
         old = record.operations if record else ()
         fresh = tuple(operation for operation in wanted if operation not in old)
@@ -127,9 +154,20 @@ class Networks:
         with self._store.writing():
             self._store.put_network(network, settled, wanted, ready=True)
             self._set_pools(settled)
+        if isinstance(driver, SpanningDriver):
+            self._announce(settled, driver)
         made = self._store.network(network.name)
         assert made is not None
         return Made(made, record if record and record.ready else None, applied)
+
+    def _announce(self, network: Network, driver: SpanningDriver) -> None:
+        """The other hosts may send. The service says it again, so trouble here is none of the caller's."""
+        from netdrivers.cluster.peers import peers_of
+
+        place = driver.placed(network)
+        assert place is not None
+        with suppress(errors.NetdriversError):
+            peers_of(network, self._store.directory).announce(place)
 
     def _restore(self, name: str, applied: Operations, record: NetworkRecord | None, there: Operations) -> None:
         """What a call applied is undone, but for what was there before; the earlier record holds again, if any."""
@@ -172,8 +210,8 @@ class Networks:
     def preview(self, network: Network) -> tuple[Network, Operations]:
         """The settled network and the operations that making it takes; sets pools in the caller's transaction."""
         driver = find_driver(network.driver)
-        settled, facts = self.settle(network, driver)
         record = self._store.network(network.name)
+        settled, facts = self.settle(network, driver, record)
         self._set_pools(settled)
         old = record.operations if record else ()
         return settled, tuple(op for op in driver.plan_network(settled, facts) if op not in old)
@@ -202,8 +240,60 @@ class Networks:
             with self._store.writing():
                 self._store.put_network(latest.source, latest.network, operations, ready=True)
 
-    def remove(self, name: str) -> None:
-        """Undo and forget a network. NotFound, or Conflict while containers are attached; UndoFailed."""
+    def change(self, name: str, place: Place) -> None:
+        """Apply another place of this host to a network that is there: what leads to new peers, then away from old.
+
+        The record is what should be, also where the kernel refuses something (KernelError): see reconcile.
+        """
+        with self._extending(name):
+            latest = self._store.network(name)
+            driver = find_driver(latest.network.driver) if latest and latest.ready else None
+            if latest is None or not isinstance(driver, SpanningDriver) or driver.placed(latest.network) == place:
+                return
+            network = driver.place(latest.network, place)
+            wanted, old = driver.plan_peers(network), latest.operations
+            if latest.extending:  # a call died in the middle
+                self._kernel.mend(old)
+            fresh = tuple(operation for operation in wanted if operation not in set(old))
+            gone = tuple(item for item in old if isinstance(item, PEER_OPERATIONS) and item not in set(wanted))
+            with self._store.writing():
+                self._store.put_network(latest.source, network, (*old, *fresh), ready=True, extending=True)
+            try:
+                self._kernel.apply(fresh)
+            except ApplyFailed as failed:
+                raise failed.error from failed
+            finally:
+                self._kernel.undo(_without(gone, wanted))
+                kept = tuple(operation for operation in old if operation not in set(gone))
+                with self._store.writing():
+                    self._store.put_network(latest.source, network, (*kept, *fresh), ready=True)
+
+    def reconcile(self, name: str) -> list[Drift]:
+        """Mend what drifted of a network, and undo what leads to peers that it does not have; the differences."""
+        with self._extending(name):
+            record = self._store.network(name)
+            if record is None or not record.ready:
+                return []
+            operations = record.operations
+            found = self._kernel.mend(operations) if self._kernel.drift(operations) else []
+            strays = self._kernel.strays(operations)
+            self._kernel.undo(strays)
+            return found + [Drift(stray, "is not recorded") for stray in strays]
+
+    @contextmanager
+    def _extending(self, name: str) -> Iterator[None]:
+        """Nobody else changes a network's operations, while attachments come and go."""
+        with (
+            locks.held(self._store.lock_path, lock_name(name), shared=True),
+            locks.held(self._store.lock_path, f"extend {name}"),
+        ):
+            yield
+
+    def remove(self, name: str, release: bool = True) -> None:
+        """Undo and forget a network. NotFound, or Conflict while containers are attached; UndoFailed.
+
+        release: a slice that this host has of the network is free for other hosts.
+        """
         with self._alone(name):
             record = self._store.network(name)
             if record is None:
@@ -218,6 +308,11 @@ class Networks:
                 raise errors.UndoFailed(failures)
             with self._store.writing():
                 self._store.drop_network(name)
+        if isinstance(find_driver(record.network.driver), SpanningDriver):
+            from netdrivers.cluster.peers import peers_of
+
+            with suppress(errors.NetdriversError):
+                peers_of(record.network, self._store.directory).leave(release)
 
     def remove_idle(self, linger_seconds: float) -> list[str]:
         """Remove networks that have had no attachment for some time; their names."""
@@ -226,7 +321,7 @@ class Networks:
             idle = record.idle_since is not None and time.time() - record.idle_since >= linger_seconds
             if (idle or not record.ready) and not self._store.in_network(record.network.name):
                 try:
-                    self.remove(record.network.name)
+                    self.remove(record.network.name, release=False)
                 except (errors.Conflict, errors.NotFound):
                     continue
                 removed.append(record.network.name)
@@ -242,8 +337,17 @@ class Networks:
 
 
 def _identity(operation: AnyOperation) -> object:
-    """What makes two operations the same thing in the kernel: a bridge is its name."""
-    return ("bridge", operation.name) if isinstance(operation, Bridge) else operation
+    """What makes two operations the same thing in the kernel: a bridge is its name, a neighbour its address."""
+    match operation:
+        case Bridge():
+            return "bridge", operation.name
+        case Neighbour():
+            return "neighbour", operation.where, operation.link, operation.address
+        case ForwardingEntry():
+            return "fdb", operation.link, operation.mac
+        case IpsecPolicy():
+            return "policy", operation.local, operation.peer, operation.port
+    return operation
 
 
 def _without(operations: Operations, known: Operations) -> Operations:
@@ -282,6 +386,9 @@ def _needed(operation: AnyOperation, wanted: Operations) -> bool:
 
 
 def _subnets(network: Network) -> list[str]:
+    driver = find_driver(network.driver)
+    if isinstance(driver, SpanningDriver):
+        return [driver.whole(network)]
     return [part.subnet for pool in network.ipam.pools for part in pool.ranges]
 
 

@@ -277,6 +277,42 @@ class KeepSource(Operation, frozen=True, tag="keep-source"):
         return f"keep source addresses within {self.subnet}"
 
 
+class IpsecGuard(Operation, frozen=True, tag="ipsec-guard"):
+    """A UDP port of the host is for encrypted traffic alone: what no policy of a peer lets pass is dropped."""
+
+    local: str
+    port: int
+
+    def line(self) -> str:
+        return f"drop what is not encrypted of UDP port {self.port} at {self.local}"
+
+
+class IpsecState(Operation, frozen=True, tag="ipsec-state"):
+    """What encrypts, or decrypts, from one host to another. secret: the path of the file that holds the secret."""
+
+    src: str
+    dst: str
+    spi: int
+    reqid: int
+    secret: str
+
+    def line(self) -> str:
+        return f"encryption from {self.src} to {self.dst} by SPI {self.spi:#x}"
+
+
+class IpsecPolicy(Operation, frozen=True, tag="ipsec-policy"):
+    """Traffic to a UDP port between this host and a peer must be encrypted; it leaves by the state of an SPI."""
+
+    local: str
+    peer: str
+    port: int
+    spi: int
+    reqid: int
+
+    def line(self) -> str:
+        return f"encrypt UDP port {self.port} between {self.local} and {self.peer}, out by SPI {self.spi:#x}"
+
+
 class LinkUp(Operation, frozen=True, tag="link-up"):
     """A link is up."""
 
@@ -359,6 +395,9 @@ AnyOperation = (
     | Neighbour
     | Tunnel
     | KeepSource
+    | IpsecGuard
+    | IpsecState
+    | IpsecPolicy
     | LinkUp
     | InterfaceAddress
     | InterfaceRoute

@@ -12,10 +12,13 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from netdrivers.cluster.options import checked as checked_etcd
+from netdrivers.cluster.options import plain_without_secrets
 from netdrivers.drivers import common
 from netdrivers.drivers.bridge import BridgeDriver
 from netdrivers.drivers.options import decode_options
-from netdrivers.errors import ConfigError, HostLacks
+from netdrivers.drivers.spanning import Peer, Place
+from netdrivers.errors import ConfigError, Conflict, HostLacks
 from netdrivers.model import (
     Attachment,
     Facts,
@@ -29,13 +32,18 @@ from netdrivers.model import (
     Route,
     derived_mac,
     derived_name,
+    digest,
 )
 from netdrivers.operations import (
     AnyOperation,
+    Backend,
     Forwarding,
     ForwardingEntry,
     InterfaceAddress,
     InterfaceRoute,
+    IpsecGuard,
+    IpsecPolicy,
+    IpsecState,
     KeepSource,
     LinkUp,
     Neighbour,
@@ -49,18 +57,18 @@ LARGEST_VNI = (1 << 24) - 1
 OVERHEAD = {4: 50, 6: 70}
 """Bytes that VXLAN adds to a packet, by the underlay's family (RFC 7348, section 5)."""
 
+ENCRYPTION_OVERHEAD = 37
+"""Bytes that ESP adds at most: header 8, IV 8, padding up to 3, trailer 2, ICV 16 (RFC 4303, RFC 4106)."""
 
-class Peer(Struct, frozen=True):
-    """A host of the network: its underlay address, and the slice of the subnet that is its own."""
-
-    host: str
-    slice: str
+SLICE_PREFIX = {4: 24, 6: 64}
+PLAIN, SECURED = "ndvx", "ndvs"
+"""What names of VXLAN devices begin with: of networks that are not encrypted, and of those that are."""
 
 
 class OverlayOptions(Struct, frozen=True, rename="camel", omit_defaults=True):
     """Configuration keys of the overlay driver.
 
-    local, device and slice are filled in when the network is settled on a host.
+    local, device and place are filled in when the network is settled on a host.
     """
 
     vni: int
@@ -71,7 +79,7 @@ class OverlayOptions(Struct, frozen=True, rename="camel", omit_defaults=True):
     slice_prefix: int = 0
     encrypted: bool = False
     peers: tuple[Peer, ...] = ()
-    etcd: dict[str, Any] | None = None
+    etcd: Any = None
     ip_masq: bool = True
     internal: bool = False
     icc: bool = True
@@ -81,11 +89,11 @@ class OverlayOptions(Struct, frozen=True, rename="camel", omit_defaults=True):
     bridge: str = ""
     local: str = ""
     device: str = ""
-    slice: str = ""
+    place: Place | None = None
 
 
 class OverlayDriver:
-    """See drivers.base.Driver."""
+    """See drivers.base.Driver and drivers.spanning.SpanningDriver."""
 
     name = "overlay"
     options_type = OverlayOptions
@@ -97,41 +105,57 @@ class OverlayDriver:
 
     def needs(self, network: Network, attachment: Attachment | None) -> FactsQuery | None:
         """Links, addresses and routes once for each network; nothing for an attachment."""
-        return self._bridge.needs(network, attachment)
+        query = self._bridge.needs(network, attachment)
+        if query and network.options.get("encrypted") is True:
+            query = FactsQuery(links=True, routes=True, addresses=True, firewall=True, encryption=True)
+        return query
 
     def settle(self, network: Network, facts: Facts) -> Network:
-        """Underlay address, MTU, own slice and the pool of it; the peers checked."""
-        options = decode_options(network.options, OverlayOptions)
+        """Underlay address, MTU and slice length filled in, what is listed checked; the place is still missing."""
+        asked = {key: value for key, value in network.options.items() if key != "place"}
+        options = decode_options(plain_without_secrets(asked), OverlayOptions)  # errors show what they decode
+        if asked.get("etcd") is not None:
+            checked_etcd(asked["etcd"])
         _check(options, network)
         link, local = _underlay(options, facts)
-        for other in facts.links:
-            if other.vni == options.vni and other.name != _vxlan(network) and other.port in (0, options.port):
-                raise ConfigError("vni", options.vni, f"a number that is not in use on this host, as by {other.name}")
         family = 6 if ":" in local else 4
-        mtu = options.mtu or link.mtu - OVERHEAD[family]
+        _check_devices(options, _vxlan(network), facts)
+        lacking = facts.no_encryption[family == 6]
+        if options.encrypted and lacking:
+            raise HostLacks(f"encrypted: this kernel lacks {lacking}", "load the module, or use another kernel")
+        overhead = OVERHEAD[family] + (ENCRYPTION_OVERHEAD if options.encrypted else 0)
         settled: dict[str, Any] = {
-            **network.options,
+            **asked,
             "local": local,
             "device": link.name,
-            "mtu": mtu,
+            "mtu": options.mtu or link.mtu - overhead,
+            "slicePrefix": options.slice_prefix or SLICE_PREFIX[6 if ":" in options.subnet else 4],
             "bridge": options.bridge or derived_name("ndov", network.name),
         }
-        if options.etcd is None:
-            own = [peer.slice for peer in options.peers if peer.host == local]
-            if not own:
-                hosts = ", ".join(peer.host for peer in options.peers)
-                raise ConfigError("peers", hosts, f"one of them this host, by its underlay address {local}")
-            settled["slice"] = own[0]
         found = msgspec.structs.replace(network, options=settled)
-        if not settled.get("slice"):
-            return msgspec.structs.replace(found, firewall=common.firewall_of(network, facts))
-        ipam = _own_pool(settled["slice"], options.subnet)
-        return self._bridged(msgspec.structs.replace(found, ipam=ipam), facts)
+        bridge = self._bridge.settle(_as_bridge(found), facts)  # checks of shared options apply
+        return msgspec.structs.replace(found, firewall=bridge.firewall)
 
-    def _bridged(self, network: Network, facts: Facts) -> Network:
-        """Settled as a bridge too, whose checks of shared options apply."""
-        bridge = self._bridge.settle(_as_bridge(network), facts)
-        return msgspec.structs.replace(network, firewall=bridge.firewall)
+    def place(self, network: Network, place: Place) -> Network:
+        """Its own slice is what the network leases from on this host."""
+        from netdrivers.ipam import ranges
+
+        options = {**network.options, "place": msgspec.to_builtins(place)}
+        ipam = ranges.complete(Ipam("host-local", (Pool((Range(place.slice),)),)))
+        return msgspec.structs.replace(network, options=options, ipam=ipam)
+
+    def placed(self, network: Network) -> Place | None:
+        """See SpanningDriver."""
+        return decode_options(network.options, OverlayOptions).place
+
+    def keeps_place(self, before: Network, after: Network) -> bool:
+        """See SpanningDriver."""
+        keys = ("subnet", "slicePrefix", "vni", "port", "encrypted", "local", "peers", "etcd")
+        return all(before.options.get(key) == after.options.get(key) for key in keys)
+
+    def whole(self, network: Network) -> str:
+        """See SpanningDriver."""
+        return decode_options(network.options, OverlayOptions).subnet
 
     def links(self, network: Network) -> tuple[str, ...]:
         """The bridge and the VXLAN device."""
@@ -140,48 +164,85 @@ class OverlayDriver:
 
     def plan_network(self, network: Network, facts: Facts) -> Operations:
         """The bridge with this host's slice, the VXLAN device, and what leads to each peer."""
-        options = decode_options(network.options, OverlayOptions)
-        link = _vxlan(network)
+        options, place = _placed(network)
+        link, backend = _vxlan(network), _backend(network)
         found: list[AnyOperation] = [Forwarding(6 if ":" in options.subnet else 4)]
         found += [op for op in self._bridge.plan_network(_as_bridge(network), facts) if op not in found]
+        if options.encrypted:
+            found.append(IpsecGuard(options.local, options.port))
         found += [
             Vxlan(
                 link, options.vni, options.port, options.local, options.device, _vtep_mac(options.local), options.mtu
             ),
             LinkUp("host", link),
-            InterfaceAddress("host", link, _base(options.slice)),
-            Tunnel(options.bridge, link, self._backend(network)),
-            KeepSource(options.subnet, self._backend(network)),
+            InterfaceAddress("host", link, _base(place.slice)),
+            Tunnel(options.bridge, link, backend),
+            KeepSource(options.subnet, backend),
         ]
-        for peer in options.peers:
-            if peer.host != options.local:
-                found += peer_operations(network, peer)
-        return tuple(found)
+        return (*found, *self.plan_peers(network))
 
-    def _backend(self, network: Network) -> Any:
-        return "iptables" if network.firewall == "iptables" else "nft"
+    def plan_peers(self, network: Network) -> Operations:
+        """For each host but this one: the means to encrypt, a forwarding entry, a neighbour, a route."""
+        options, place = _placed(network)
+        link = _vxlan(network)
+        found: list[AnyOperation] = []
+        for peer in place.hosts:
+            if peer.host == options.local:
+                continue
+            if options.encrypted:
+                found += _secured(network.name, options, place, peer)
+            gateway, mac = _base(peer.slice).partition("/")[0], _vtep_mac(peer.host)
+            found += [
+                ForwardingEntry(link, mac, peer.host),
+                Neighbour("host", link, gateway, mac),
+                InterfaceRoute("host", link, peer.slice, gateway, onlink=True),
+            ]
+        return tuple(found)
 
     def plan_shared(self, network: Network, attachment: Attachment, lease: Lease) -> Operations:
         """Nothing."""
         return ()
 
     def plan(self, network: Network, attachment: Attachment, lease: Lease, facts: Facts) -> Plan:
-        """As a bridge's, with a route to the whole subnet."""
-        options = decode_options(network.options, OverlayOptions)
+        """As a bridge's, with a route to the whole subnet. Conflict when this host's slice is another's by now."""
+        options, place = _placed(network)
+        if place.lost:
+            raise Conflict(place.lost, f"delete this host's containers on network {network.name}, then add again")
         gateway = lease.addresses[0].gateway if lease.addresses else ""
         whole = Route(options.subnet, gateway)
         lease = msgspec.structs.replace(lease, routes=(*lease.routes, whole))
         return self._bridge.plan(_as_bridge(network), attachment, lease, facts)
 
 
-def peer_operations(network: Network, peer: Peer) -> list[AnyOperation]:
-    """What leads to one peer, in order."""
-    link, gateway, mac = _vxlan(network), _base(peer.slice).partition("/")[0], _vtep_mac(peer.host)
-    return [
-        ForwardingEntry(link, mac, peer.host),
-        Neighbour("host", link, gateway, mac),
-        InterfaceRoute("host", link, peer.slice, gateway, onlink=True),
-    ]
+def _placed(network: Network) -> tuple[OverlayOptions, Place]:
+    options = decode_options(network.options, OverlayOptions)
+    assert options.place is not None
+    return options, options.place
+
+
+def _backend(network: Network) -> Backend:
+    return "iptables" if network.firewall == "iptables" else "nft"
+
+
+def _secured(name: str, options: OverlayOptions, place: Place, peer: Peer) -> list[AnyOperation]:
+    """What encrypts between this host and a peer: sent with the newest secret that the peer is known to hold.
+
+    A host says that it holds a secret when it understands it; without one in common nothing passes.
+    """
+    shared = [number for number, _ in place.secrets if number <= peer.keys]
+    if not shared:
+        return []
+    found: list[AnyOperation] = []
+    for number, path in place.secrets:
+        for src, dst in ((peer.host, options.local), (options.local, peer.host)):
+            found.append(IpsecState(src, dst, _spi(name, number, src, dst), options.vni, path))
+    spi = _spi(name, max(shared), options.local, peer.host)
+    return [*found, IpsecPolicy(options.local, peer.host, options.port, spi, options.vni)]
+
+
+def _spi(name: str, number: int, src: str, dst: str) -> int:
+    """The same on both hosts; the first 256 are reserved (RFC 4303, section 2.1)."""
+    return max(256, int.from_bytes(digest("spi", name, str(number), src, dst)[:4], "big"))
 
 
 def _check(options: OverlayOptions, network: Network) -> None:
@@ -201,9 +262,12 @@ def _check(options: OverlayOptions, network: Network) -> None:
     if not options.peers and options.etcd is None:
         raise ConfigError("peers", [], "the hosts with their slices, or etcd")
     subnet = ranges.network(options.subnet, "subnet")
-    least = subnet.prefixlen + 1
-    if options.slice_prefix and not least <= options.slice_prefix <= (126 if subnet.version == 6 else 30):
-        raise ConfigError("slicePrefix", options.slice_prefix, f"a prefix length from {least} on")
+    if subnet.ip != subnet.network:
+        raise ConfigError("subnet", options.subnet, f"a subnet without host bits, such as {subnet.cidr}")
+    least, most = subnet.prefixlen + 1, 126 if subnet.version == 6 else 30
+    prefix = options.slice_prefix or (SLICE_PREFIX[subnet.version] if options.etcd is not None else least)
+    if not least <= prefix <= most:
+        raise ConfigError("slicePrefix", prefix, f"a prefix length from {least} to {most}: a part of {options.subnet}")
     for i, peer in enumerate(options.peers):
         ranges.address(peer.host, f"peers[{i}].host")
         part = ranges.network(peer.slice, f"peers[{i}].slice")
@@ -214,6 +278,18 @@ def _check(options: OverlayOptions, network: Network) -> None:
                 raise ConfigError(f"peers[{i}].slice", peer.slice, f"apart from {other.slice} of peers[{j}]")
             if peer.host == other.host:
                 raise ConfigError(f"peers[{i}].host", peer.host, f"another host than peers[{j}]")
+
+
+def _check_devices(options: OverlayOptions, own: str, facts: Facts) -> None:
+    """A VNI is used once on a port, and an encrypted network has its port for itself: policies tell ports, not VNIs."""
+    for other in facts.links:
+        if other.name == own or not other.vni or other.port not in (0, options.port):
+            continue
+        if other.vni == options.vni:
+            raise ConfigError("vni", options.vni, f"a number that is not in use on this host, as by {other.name}")
+        if options.encrypted or other.name.startswith(SECURED):
+            words = f"one that no other VXLAN device of this host has, as {other.name}: encryption goes by ports"
+            raise ConfigError("port", options.port, words)
 
 
 def _underlay(options: OverlayOptions, facts: Facts) -> tuple[LinkFact, str]:
@@ -236,14 +312,8 @@ def _underlay(options: OverlayOptions, facts: Facts) -> tuple[LinkFact, str]:
     own = [fact.address.partition("/")[0] for fact in usable if fact.link == chosen.name]
     listed = [address for address in own if address in hosts]
     if not own:
-        raise ConfigError("underlay", chosen.name, "a device that has an address")
+        raise HostLacks(f"underlay: {chosen.name} has no address", "give it one, or name another device")
     return chosen, (listed or own)[0]
-
-
-def _own_pool(own: str, subnet: str) -> Ipam:
-    from netdrivers.ipam import ranges
-
-    return ranges.complete(Ipam("host-local", (Pool((Range(own),)),)))
 
 
 def _as_bridge(network: Network) -> Network:
@@ -262,6 +332,7 @@ def _as_bridge(network: Network) -> Network:
             "icc": options.icc,
             "isolate": options.isolate,
             "hairpinMode": options.hairpin_mode,
+            "names": options.names,
         },
         network.ipam,
         network.dns,
@@ -270,7 +341,7 @@ def _as_bridge(network: Network) -> Network:
 
 
 def _vxlan(network: Network) -> str:
-    return derived_name("ndvx", network.name)
+    return derived_name(SECURED if network.options.get("encrypted") else PLAIN, network.name)
 
 
 def _vtep_mac(host: str) -> str:

@@ -10,7 +10,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 from pyroute2.netlink.exceptions import NetlinkError as PyrouteError
 
-from netdrivers.kernel import firewall, nftables, rtnl, sysctls
+from netdrivers.kernel import firewall, nftables, rtnl, sysctls, xfrm
 from netdrivers.kernel.handlers import forward_key
 from netdrivers.kernel.namespaces import inside
 from netdrivers.kernel.session import Session
@@ -28,6 +28,9 @@ from netdrivers.operations import (
     Hairpin,
     InterfaceAddress,
     InterfaceRoute,
+    IpsecGuard,
+    IpsecPolicy,
+    IpsecState,
     Ipvlan,
     KeepSource,
     LinkSettings,
@@ -52,6 +55,8 @@ class Reader:
         self.session = session
         self._open: dict[Where, IPRoute] = {}
         self._kept: dict[tuple[str, Where, int], list[Any]] = {}
+        self._states: xfrm.States | None = None
+        self._policies: xfrm.Policies | None = None
 
     def close(self) -> None:
         """Close the sockets."""
@@ -106,6 +111,18 @@ class Reader:
         route = self._route("host")
         found = self._dump("fdb", "host", index, lambda: route.fdb("dump", ifindex=index))
         return {n.get("NDA_LLADDR"): n.get("NDA_DST") for n in found if n.get("NDA_DST")}
+
+    def ipsec_states(self) -> xfrm.States:
+        """The host's IPsec states."""
+        if self._states is None:
+            self._states = xfrm.states(self.session.socket("xfrm"))
+        return self._states
+
+    def ipsec_policies(self) -> xfrm.Policies:
+        """The host's IPsec policies."""
+        if self._policies is None:
+            self._policies = xfrm.policies(self.session.socket("xfrm"))
+        return self._policies
 
     def routes(self, where: Where, family: int) -> list[Any]:
         """The routes of a family (AF_INET, AF_INET6)."""
@@ -294,6 +311,18 @@ def _link_settings(operation: LinkSettings, reader: Reader) -> str | None:
     return None
 
 
+def _ipsec_guard(operation: IpsecGuard, reader: Reader) -> str | None:
+    return xfrm.guard_drift(operation, reader.ipsec_policies())
+
+
+def _ipsec_state(operation: IpsecState, reader: Reader) -> str | None:
+    return xfrm.state_drift(operation, reader.ipsec_states())
+
+
+def _ipsec_policy(operation: IpsecPolicy, reader: Reader) -> str | None:
+    return xfrm.policy_drift(operation, reader.ipsec_policies())
+
+
 def _forward_accept(operation: ForwardAccept, _: Reader) -> str | None:
     return firewall.forward_accept_drift(operation)
 
@@ -313,6 +342,9 @@ _READERS: dict[type, Callable[[Any, Reader], str | None]] = {
     Neighbour: _neighbour,
     Tunnel: _elements,
     KeepSource: _elements,
+    IpsecGuard: _ipsec_guard,
+    IpsecState: _ipsec_state,
+    IpsecPolicy: _ipsec_policy,
     LinkUp: _link_up,
     InterfaceAddress: _address,
     InterfaceRoute: _route,

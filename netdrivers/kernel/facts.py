@@ -59,6 +59,12 @@ def forward_trouble(session: Session) -> list[str]:
     return found
 
 
+def _no_encryption(session: Session) -> tuple[str, str]:
+    from netdrivers.kernel import xfrm
+
+    return xfrm.lacks(session.socket("xfrm"), 4), xfrm.lacks(session.socket("xfrm"), 6)
+
+
 def gather(query: FactsQuery, session: Session, sandbox: Sandbox | None) -> Facts:
     """The facts that a query asks for."""
     host = session.socket("host")
@@ -88,5 +94,6 @@ def gather(query: FactsQuery, session: Session, sandbox: Sandbox | None) -> Fact
         firewall=firewall_backend(session) if query.firewall else "nft",
         docker_user=docker_user(session) if query.firewall else False,
         same_namespace=sandbox is not None and sandbox.inode == own_inode(),
+        no_encryption=_no_encryption(session) if query.encryption else ("", ""),
         ipv6=os.path.exists("/proc/sys/net/ipv6"),
     )

@@ -28,6 +28,9 @@ from netdrivers.operations import (
     Hairpin,
     InterfaceAddress,
     InterfaceRoute,
+    IpsecGuard,
+    IpsecPolicy,
+    IpsecState,
     Ipvlan,
     KeepSource,
     LinkSettings,
@@ -320,6 +323,17 @@ def apply_link_settings(operation: LinkSettings, session: Session) -> None:
     session.send("sandbox", operation, body)
 
 
+def _ipsec(name: str) -> Handler:
+    """A function of kernel/xfrm.py, which few hosts need."""
+
+    def handler(operation: AnyOperation, session: Session) -> None:
+        from netdrivers.kernel import xfrm
+
+        getattr(xfrm, name)(operation, session)
+
+    return handler
+
+
 APPLY: dict[type, Handler] = {
     Forwarding: apply_forwarding,
     Sysctl: apply_sysctl,
@@ -340,6 +354,9 @@ APPLY: dict[type, Handler] = {
     Neighbour: apply_neighbour,
     Tunnel: firewall.apply_elements,
     KeepSource: firewall.apply_elements,
+    IpsecGuard: _ipsec("apply_guard"),
+    IpsecState: _ipsec("apply_state"),
+    IpsecPolicy: _ipsec("apply_policy"),
     LinkUp: apply_link_up,
     InterfaceAddress: apply_address,
     InterfaceRoute: apply_route,
@@ -366,6 +383,9 @@ UNDO: dict[type, Handler] = {
     Neighbour: undo_neighbour,
     Tunnel: firewall.undo_elements,
     KeepSource: firewall.undo_elements,
+    IpsecGuard: _ipsec("undo_guard"),
+    IpsecState: _ipsec("undo_state"),
+    IpsecPolicy: _ipsec("undo_policy"),
     LinkUp: keep,
     InterfaceAddress: undo_address,
     InterfaceRoute: undo_route,

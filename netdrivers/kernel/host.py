@@ -141,6 +141,17 @@ class Kernel:
             finally:
                 reader.close()
 
+    def strays(self, operations: Operations) -> Operations:
+        """What is on VXLAN devices of these operations and in none of them."""
+        from netdrivers.kernel import drift, strays
+
+        with self._session() as session:
+            reader = drift.Reader(session)
+            try:
+                return strays.strays(operations, reader)
+            finally:
+                reader.close()
+
     def mend(self, operations: Operations, sandbox: Sandbox | None = None) -> list[Drift]:
         """Apply again, in order, what drifted; the differences that were mended. The error that stops it."""
         mended = []

@@ -9,7 +9,7 @@ import threading
 from netdrivers import errors
 from netdrivers.kernel import nftables, rtnl
 from netdrivers.kernel.namespaces import Sandbox, inside
-from netdrivers.kernel.socket import NETLINK_NETFILTER, NETLINK_ROUTE, NetlinkError, NetlinkSocket
+from netdrivers.kernel.socket import NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_XFRM, NetlinkError, NetlinkSocket
 from netdrivers.model import LinkFact, Where
 from netdrivers.operations import AnyOperation, Operations
 
@@ -17,6 +17,8 @@ GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ESRCH, errno.EADDRNOTAVAIL, 
 """What the kernel says of a thing that is not there."""
 
 Body = tuple[int, int, bytes]
+
+_FAMILIES = {"nft": NETLINK_NETFILTER, "xfrm": NETLINK_XFRM}
 
 _kept = threading.local()
 """Host sockets that a long-lived thread keeps: closing one of nf_tables waits for the kernel's grace period."""
@@ -34,7 +36,7 @@ class ApplyFailed(Exception):
 class Session:
     """Sockets are opened when first needed; messages wait until the channel changes or an answer is needed.
 
-    A channel is "host" or "sandbox" (rtnetlink of that namespace) or "nft" (one transaction).
+    A channel is "host" or "sandbox" (rtnetlink of that namespace), "nft" (one transaction) or "xfrm" (IPsec).
     deferred: where undo writes the names of host links that are cut off already and may be deleted
     later, many at a time; None deletes each at once. keep: the thread's host sockets outlive the
     session, in a thread that stays in one namespace.
@@ -83,7 +85,7 @@ class Session:
             elif self._keep and getattr(_kept, channel, None):
                 sock = _kept.__dict__.pop(channel)
             else:
-                sock = NetlinkSocket(NETLINK_NETFILTER if channel == "nft" else NETLINK_ROUTE)
+                sock = NetlinkSocket(_FAMILIES.get(channel, NETLINK_ROUTE))
             self._sockets[channel] = sock
         return sock
 

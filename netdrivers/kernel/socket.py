@@ -10,6 +10,7 @@ import struct
 from netdrivers.kernel import codec
 
 NETLINK_ROUTE = 0
+NETLINK_XFRM = 6
 NETLINK_NETFILTER = 12
 _SOL_NETLINK = 270
 _NETLINK_EXT_ACK = 11

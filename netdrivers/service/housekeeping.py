@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from netdrivers.frontends.dispatch import lifecycle
 from netdrivers.service.background import BackgroundTask, Periodic, in_thread
+from netdrivers.service.cluster import Cluster
 from netdrivers.service.loopback6 import LISTENERS, Loopback6, Wanted
 from netdrivers.state.store import Store
 
@@ -56,6 +57,7 @@ def tasks(state_dir: str, loopback6: bool = True) -> Sequence[BackgroundTask]:
         Periodic("reaper", reap, REAP_INTERVAL, REAP_SETTLE),
         Periodic("idle networks", idle, IDLE_INTERVAL, IDLE_INTERVAL),
         Periodic("names", names, NAMES_INTERVAL, NAMES_INTERVAL),
+        Cluster(state_dir),
     ]
     if loopback6:
         found.append(Loopback6(PublishedPorts(state_dir)))

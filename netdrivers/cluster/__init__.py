@@ -1,0 +1,1 @@
+"""The cluster room: which hosts a network spans, and what part of its subnet each of them owns."""

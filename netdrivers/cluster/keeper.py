@@ -1,0 +1,279 @@
+"""Keeps a host's place in a network: holds the lease, follows the others' changes, tells them its own.
+
+One session is: claim the slice (again), give the sign of life, read what there is, follow what changes. Whatever
+goes wrong (etcd restarted, its leader lost, the host cut off, a certificate expired, a revision compacted) ends
+the session, and the next one begins with the whole state. Until then the kernel stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from netdrivers.cluster import join, layout, rotation
+from netdrivers.cluster import messages as wire
+from netdrivers.cluster.etcd import Compacted, Etcd, Unreachable
+from netdrivers.cluster.join import Identity, Lost
+from netdrivers.cluster.layout import AttachmentEntry
+from netdrivers.cluster.messages import Changes
+from netdrivers.cluster.options import EtcdOptions
+from netdrivers.cluster.view import View
+from netdrivers.errors import NetdriversError
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = (0.3, 1.0)
+"""Between sessions: chosen at random, so that a thousand hosts do not come back at the same moment."""
+
+LONG_PAUSE_SECONDS = 5.0
+"""After a refusal, which will not soon be another."""
+
+_BATCH = 100
+"""Operations in one transaction; etcd allows 128 (--max-txn-ops)."""
+
+
+class Backend(Protocol):
+    """This host, as the keeper sees it. Every call may block, and raises NetdriversError for what went wrong."""
+
+    def wanted(self) -> bool:
+        """Whether the network is still on this host."""
+
+    def attachments(self) -> Mapping[tuple[str, str], AttachmentEntry]:
+        """What is attached here, by container and interface."""
+
+    def apply(self, view: View) -> None:
+        """The kernel is to lead to exactly the hosts of a view, by secrets that it holds."""
+
+    def lost(self, reason: str) -> None:
+        """This host's slice belongs to another now."""
+
+
+class Keeper:
+    """A thread that keeps one host's place in one network, and a second one that waits for changes.
+
+    wanted_slice: the slice that the host's containers have addresses of.
+    """
+
+    def __init__(
+        self, who: Identity, options: EtcdOptions, backend: Backend, wanted_slice: str = "", cluster: int = 0
+    ) -> None:
+        self.who = who
+        self._options = options
+        self._backend = backend
+        self._slice = wanted_slice
+        self._cluster = cluster
+        self.view = View(who.keys)
+        self._inbox: queue.SimpleQueue[Changes | Exception | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._calls: Etcd | None = None
+        self._lease = 0
+        self._published: dict[bytes, bytes] = {}
+        self._dirty = False
+        self._seen = time.monotonic()
+        self._sessions = 0
+        self._error = ""
+        self._thread = threading.Thread(target=self._run, name=f"etcd {who.network.name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """Attachments may have changed."""
+        self._inbox.put(None)
+
+    def stop(self, withdraw: bool = False) -> None:
+        """End. withdraw: take the sign of life back, as the network is no longer on this host."""
+        self._stopping.set()
+        self._inbox.put(None)
+        if self._calls is not None and not withdraw:
+            self._calls.interrupt()
+        self._thread.join()
+        if withdraw and self._lease:
+            with contextlib.suppress(NetdriversError), Etcd(self._options) as etcd:
+                etcd.revoke(self._lease)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended by itself, as it does when the network is gone."""
+        return self._thread.is_alive()
+
+    @property
+    def slice(self) -> str:
+        """The slice that it keeps."""
+        return self._slice
+
+    def report(self) -> dict[str, Any]:
+        """How it goes, for people: what JSON can say."""
+        calls = self._calls
+        return {
+            "endpoint": calls.endpoint if calls else "",
+            "sessions": self._sessions,
+            "revision": self.view.revision,
+            "slice": self._slice,
+            "hosts": len(self.view.hosts),
+            "attachments": sum(len(found) for found in list(self.view.attachments.values())),
+            "gone": {host: int(when) for host, when in list(self.view.gone.items())},
+            "error": self._error,
+        }
+
+    # Sessions
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            pause = random.uniform(*PAUSE_SECONDS)
+            try:
+                if not self._backend.wanted():
+                    return
+                self._session()
+            except Compacted:
+                self.view.revision, pause = 0, 0.0
+            except NetdriversError as error:
+                self._say(error)
+                if not isinstance(error, Unreachable):
+                    pause = LONG_PAUSE_SECONDS
+            except Exception:
+                log.exception("network %s: the session failed; it will be tried again", self.who.network.name)
+                pause = LONG_PAUSE_SECONDS
+            self._calls = None
+            self._stopping.wait(pause)
+
+    def _say(self, error: NetdriversError) -> None:
+        """Once for each trouble, however often it is met."""
+        if str(error) != self._error:
+            log.warning("network %s: %s", self.who.network.name, error)
+        self._error = str(error)
+
+    def _session(self) -> None:
+        with Etcd(self._options, self._cluster) as etcd:
+            self._calls = etcd
+            try:
+                state = join.claim(etcd, self.who, self._slice)
+            except Lost as lost:
+                self._backend.lost(str(lost))
+                raise
+            self._cluster, self._slice = state.cluster, state.slice
+            state = rotation.renew(etcd, self.who, state)
+            if state.revision < self.view.revision:  # etcd was restored from an older copy
+                self.view.revision = 0
+            self.view.restart(state)
+            self._apply()
+            lease = join.announce(etcd, self.who, state, max(state.secrets, default=0))
+            if not self.view.revision:
+                self._read_attachments(etcd)
+            known = self.view.attachments.get(self.who.host, {}) if lease == self._lease else {}
+            base = self.who.keys.attachments_of(self.who.host)
+            self._published = {base + rest: value for rest, value in known.items()}
+            self._lease = lease
+            self._publish(etcd)
+            with self._watching():
+                self._sessions += 1
+                self._error = ""
+                log.info("network %s: with etcd at %s", self.who.network.name, etcd.endpoint)
+                self._follow(etcd)
+
+    def _read_attachments(self, etcd: Etcd) -> None:
+        pages = list(etcd.read(self.who.keys.attachments, wire.prefix_end(self.who.keys.attachments)))
+        self.view.take_attachments((item for page in pages for item in page.kvs), pages[0].header.revision)
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Changes and the watch's end go to the inbox, from a thread of their own."""
+        watch = Etcd(self._options, self._cluster)
+        inbox = self._inbox = queue.SimpleQueue()
+        revision = min(self.view.revision, self.view.topology) + 1
+
+        def wait() -> None:
+            try:
+                for changes in watch.watch(*self.who.keys.watched, revision):
+                    inbox.put(changes)
+            except Exception as error:
+                inbox.put(error)
+
+        thread = threading.Thread(target=wait, name=f"watch {self.who.network.name}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            watch.interrupt()
+            thread.join()
+            watch.close()
+
+    def _follow(self, etcd: Etcd) -> None:
+        """Until something goes wrong, or the keeper is to stop."""
+        interval = etcd.options.lease / 3
+        due = time.monotonic() + interval
+        while not self._stopping.is_set():
+            changes, nudged = self._gather(max(0.0, due - time.monotonic()))
+            if self.view.apply(event for item in changes for event in item.events):
+                self._changed(etcd)
+            if nudged:
+                self._publish(etcd)
+            if time.monotonic() >= due:
+                due = time.monotonic() + interval
+                self._keep_alive(etcd)
+
+    def _gather(self, wait_seconds: float) -> tuple[list[Changes], bool]:
+        """What has come in meanwhile, all of it; an exception is the session's end."""
+        changes: list[Changes] = []
+        nudged = False
+        with contextlib.suppress(queue.Empty):
+            item = self._inbox.get(timeout=wait_seconds)
+            while True:
+                if isinstance(item, Exception):
+                    raise item
+                if item is None:
+                    nudged = True
+                else:
+                    changes.append(item)
+                item = self._inbox.get_nowait()
+        return changes, nudged
+
+    def _changed(self, etcd: Etcd) -> None:
+        self._apply()
+        own = self.view.hosts.get(self.who.host)
+        if own is None or own.slice != self._slice:
+            raise Unreachable("this host's sign of life is gone from etcd")
+        if own.keys != max(self.view.secrets, default=0):
+            join.announce(etcd, self.who, join.look(etcd, self.who), max(self.view.secrets, default=0))
+
+    def _keep_alive(self, etcd: Etcd) -> None:
+        if not etcd.keep_alive(self._lease):
+            raise Unreachable("this host's lease has ended")
+        if self._dirty:
+            self._apply()
+        if time.monotonic() - self._seen >= join.SEEN_SECONDS:
+            self._seen = time.monotonic()
+            join.note_seen(etcd, self.who, self._slice)
+        if self.who.settings.encrypted and rotation.due(self.view.secrets):
+            rotation.renew(etcd, self.who, join.look(etcd, self.who))
+
+    def _apply(self) -> None:
+        """The kernel follows the view; what it refuses is tried again with the next sign of life."""
+        try:
+            self._backend.apply(self.view)
+            self._dirty = False
+        except NetdriversError as error:
+            self._dirty = True
+            self._say(error)
+
+    def _publish(self, etcd: Etcd) -> None:
+        """What is attached here is in etcd, and what is not, is not."""
+        keys, host = self.who.keys, self.who.host
+        wanted = {
+            keys.attachment(host, container, ifname): layout.encode(entry)
+            for (container, ifname), entry in self._backend.attachments().items()
+        }
+        operations = [wire.delete(key) for key in self._published if key not in wanted]
+        operations += [
+            wire.put(key, value, self._lease) for key, value in wanted.items() if self._published.get(key) != value
+        ]
+        for i in range(0, len(operations), _BATCH):
+            etcd.transaction(operations[i : i + _BATCH])
+        self._published = wanted

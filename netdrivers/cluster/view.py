@@ -1,0 +1,91 @@
+"""What a host knows of its network from etcd: who is alive, what is attached where, which secrets there are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from netdrivers.cluster import layout
+from netdrivers.cluster.join import State
+from netdrivers.cluster.layout import HostEntry, Keys, Secret
+from netdrivers.cluster.messages import Event, KeyValue
+from netdrivers.drivers.spanning import Peer
+
+
+class View:
+    """Kept up to date from one state and the events after it.
+
+    revision: up to which events are in it, 0 before the attachments were read; topology: the revision of
+    the state that hosts and secrets were taken from. hosts, secrets: as in join.State. attachments:
+    values by host and by the rest of their keys, undecoded: there may be many. gone: when a host was
+    seen to leave (seconds since the epoch).
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self.revision = 0
+        self.topology = 0
+        self.hosts: dict[str, HostEntry] = {}
+        self.secrets: dict[int, Secret] = {}
+        self.attachments: dict[str, dict[bytes, bytes]] = {}
+        self.gone: dict[str, float] = {}
+
+    def restart(self, state: State) -> None:
+        """Take hosts and secrets from a state; attachments stay as they were."""
+        for host in self.hosts:
+            if host not in state.hosts:
+                self.gone.setdefault(host, time.time())
+        self.hosts, self.secrets, self.topology = state.hosts, state.secrets, state.revision
+
+    def take_attachments(self, found: Iterable[KeyValue], revision: int) -> None:
+        """All attachments, as of a revision."""
+        self.attachments = {}
+        for item in found:
+            self._attachment(item, deleted=False)
+        self.revision = revision
+
+    def apply(self, events: Iterable[Event]) -> bool:
+        """Take events in; whether hosts or secrets changed. Those that a state knew already change nothing."""
+        changed = False
+        for event in events:
+            self.revision = max(self.revision, event.kv.mod_revision)
+            if event.kv.key.startswith(self._keys.attachments):
+                self._attachment(event.kv, event.deleted)
+            elif event.kv.mod_revision > self.topology:
+                changed |= self._topology_event(event)
+        return changed
+
+    def _attachment(self, item: KeyValue, deleted: bool) -> None:
+        host, _, rest = item.key[len(self._keys.attachments) :].partition(b"/")
+        of_host = self.attachments.setdefault(host.decode(), {})
+        if deleted:
+            of_host.pop(rest, None)
+        else:
+            of_host[rest] = item.value
+
+    def _topology_event(self, event: Event) -> bool:
+        key = event.kv.key
+        if key.startswith(self._keys.hosts):
+            host = key[len(self._keys.hosts) :].decode()
+            entry = None if event.deleted else layout.decoded(event.kv.value, HostEntry)
+            if entry is None:
+                self.gone[host] = time.time()
+                return self.hosts.pop(host, None) is not None
+            self.gone.pop(host, None)
+            before, self.hosts[host] = self.hosts.get(host), entry
+            return bool(before != entry)
+        generation = int(key[len(self._keys.keys) :])
+        secret = None if event.deleted else layout.decoded(event.kv.value, Secret)
+        if secret is None:
+            return bool(self.secrets.pop(generation, None))
+        self.secrets[generation] = secret
+        return True
+
+    def peers(self) -> tuple[Peer, ...]:
+        """The hosts that are alive, by address."""
+        return peers_of(self.hosts)
+
+
+def peers_of(hosts: dict[str, HostEntry]) -> tuple[Peer, ...]:
+    """Hosts as a driver knows them, by address."""
+    return tuple(Peer(host, entry.slice, entry.keys) for host, entry in sorted(hosts.items()))
