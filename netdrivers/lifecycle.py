@@ -345,9 +345,9 @@ class Lifecycle:
                 self.store.put_unlinking(deferred, record.attachment.key)
             self.store.drop_attachment(record.attachment.key)
             self.store.touch_network(record.attachment.network, idle=True)
+        self.names.changed(record.attachment.network)
 
     def reap(self) -> int:
-        self.names.changed(record.attachment.network)
         """Delete the links that deferred deletes have left; how many. Harmless beside other calls."""
         return self._reap(self.store.unlinking())
 
@@ -404,9 +404,9 @@ class Lifecycle:
                     and (there or (latest.attachment.handover and self.alive(latest)))
                 ):
                     mended += self.kernel.mend(latest.operations, sandbox)
+        self.names.mend()
         return mended
 
-        self.names.mend()
     # gc
 
     def gc(self, network: str, valid: Collection[tuple[str, str]], origin: str, engines: Collection[str]) -> list[str]:
@@ -426,9 +426,9 @@ class Lifecycle:
         """Remove attachments whose namespace died or whose call died, and networks idle for some time."""
         self.reap()
         removed = self._remove_all(self.store.attachments(), lambda record: not self.alive(record))
+        self.names.mend()
         return removed + [f"network {name}" for name in self.networks.remove_idle(linger_seconds)]
 
-        self.names.mend()
     def _remove_all(self, records: list[AttachmentRecord], condemned: Callable[[AttachmentRecord], bool]) -> list[str]:
         """Asked again under the lock: a call under way may have finished its attachment by then."""
         removed: list[str] = []
@@ -500,9 +500,9 @@ class Lifecycle:
                     for mapping in attachment.ports:
                         self._reserve(mapping, lease, attachment.key, settled)
                     plan = driver.plan(settled, attachment, lease, self._among_others(facts, attachment))
+                    plan = self.names.announced(settled, lease, plan)
                     record = self.store.network(network.name)
                     there = (*operations, *(record.operations if record else ()))
-                    plan = self.names.announced(settled, lease, plan)
                     shared = driver.plan_shared(settled, attachment, lease)
                     operations = (*operations, *(operation for operation in shared if operation not in there))
                     preview.append(Preview(operations, plan))
