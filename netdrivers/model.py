@@ -161,8 +161,8 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
     standby: ports that another attachment of the same container publishes, taken over when it leaves.
     previous: the result of the plugin before us in a chain, if any. handover: the engine itself moves
     the container's link from the host into the namespace, and configures it there (Docker).
-    """
     origin: the name of the CNI configuration that asked for it, whose GC may remove it; "" for others.
+    """
 
     network: str
     driver: str
@@ -179,9 +179,9 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
     previous: Result | None = None
     handover: bool = False
     standby: tuple[PortMapping, ...] = ()
+    origin: str = ""
 
     @property
-    origin: str = ""
     def key(self) -> str:
         """What the store knows the attachment by."""
         return f"{self.network}/{self.container}/{self.ifname}/{self.driver}"
