@@ -183,7 +183,9 @@ class Lifecycle:
         texts = [part.subnet for pool in network.ipam.pools for part in pool.ranges]
         families = frozenset(6 if ":" in text else 4 for text in texts) or frozenset({4, 6})
         for mapping in attachment.ports:
-            found = self.kernel.port_taken(mapping, families, self.store.service_pid(), attachment.container)
+            found = self.kernel.port_taken(
+                mapping, families, self.store.service_pid(), attachment.container, attachment.keepers
+            )
             if found:
                 raise errors.PortTaken(f"host port {found[0]}/{mapping.protocol} is held by {found[1]}")
 

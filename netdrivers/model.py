@@ -159,6 +159,7 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
     addresses asked for. engine, label and aliases are for people and for name resolution.
     options: a driver's keys for this attachment alone (bridge: hostInterfaceName, the host's end).
     standby: ports that another attachment of the same container publishes, taken over when it leaves.
+    keepers: names of the engine's processes that hold published ports open, so that nobody else listens.
     previous: the result of the plugin before us in a chain, if any. handover: the engine itself moves
     the container's link from the host into the namespace, and configures it there (Docker).
     origin: the name of the CNI configuration that asked for it, whose GC may remove it; "" for others.
@@ -176,6 +177,7 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
     label: str = ""
     aliases: tuple[str, ...] = ()
     options: dict[str, Any] = {}
+    keepers: tuple[str, ...] = ()
     previous: Result | None = None
     handover: bool = False
     standby: tuple[PortMapping, ...] = ()

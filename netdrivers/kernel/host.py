@@ -184,10 +184,15 @@ class Kernel:
             return fact_room.forward_trouble(session)
 
     def port_taken(
-        self, mapping: PortMapping, families: frozenset[int], ours: int | None = None, container: str = ""
+        self,
+        mapping: PortMapping,
+        families: frozenset[int],
+        ours: int | None = None,
+        container: str = "",
+        keepers: tuple[str, ...] = (),
     ) -> tuple[int, str] | None:
         """The first port of a mapping that a local process holds, and the holder (see listeners.taken)."""
-        return listeners.taken(mapping, families, ours, container)
+        return listeners.taken(mapping, families, ours, container, keepers)
 
 
 def _difference(operation: AnyOperation, reader: object) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from netdrivers.errors import ConfigError
+from netdrivers.errors import ConfigError, MissingField
 from netdrivers.frontends.named import named_network
 from netdrivers.frontends.netavark import options
 from netdrivers.frontends.reading import Document, check_name, get, need, objects, strings
@@ -30,6 +30,8 @@ def network_of(document: Document, driver: str, env: Mapping[str, str], where: s
             allowed = f"a network of the driver {driver}; that one is of netdrivers-{named.driver}"
             raise ConfigError(f"{where}options.network", given.network, allowed)
         return named
+    if driver not in ("bridge", "macvlan"):
+        raise MissingField(f"{where}options.network", f"a named network of the driver {driver} (--opt network=NAME)")
     internal = get(document, "internal", bool, False, where)
     return Network(
         name=name_of(document, where),

@@ -21,6 +21,9 @@ from netdrivers.model import Attachment, Network, PortMapping, Result
 from netdrivers.near import near
 
 API_VERSION = "1.0.0"
+KEEPERS = ("podman", "conmon")
+"""Podman holds the ports of a container open while it is wired, its conmon from then on."""
+
 CONTAINER_OPTIONS = {"host_interface_name": "hostInterfaceName"}
 """Options of one container on one network (podman run --network NAME:KEY=VALUE), as an attachment's."""
 
@@ -65,7 +68,7 @@ def _answer(document: dict[str, Any]) -> Response:
 
 def _setup(document: Document, driver: str, request: Request, lifecycle: Lifecycle) -> dict[str, Any]:
     network = networks.network_of(need(document, "network", dict), driver, request.env)
-    attachment = attachment_of(document, network, request.args[1], lifecycle)
+    attachment = attachment_of(document, network, request.args[1])
     refuse_other(network.name, network, lifecycle)
     drop_stale(lifecycle, attachment.key)
     return status(lifecycle.add(network, attachment, netns_fd=request.netns_fd), attachment.ifname)
@@ -80,44 +83,30 @@ def _teardown(document: Document, driver: str, request: Request, lifecycle: Life
         check_name(need(document, "container_id", str), "container_id"),
         check_ifname(need(options, "interface_name", str, "network_options."), "network_options.interface_name"),
     )
-    record = lifecycle.store.attachment(attachment.key)
     lifecycle.delete(attachment.key, netns_fd=request.netns_fd)
-    if record is not None:
-        _pass_on(record.attachment, lifecycle)
     if not lifecycle.store.in_network(attachment.network):
         with suppress(errors.NotFound, errors.Conflict):  # somebody else was first, to remove it or to attach
             lifecycle.networks.remove(attachment.network)
 
 
-def _pass_on(left: Attachment, lifecycle: Lifecycle) -> None:
-    """The ports of a network that a container left are published by another one of its networks."""
-    if not left.ports:
-        return
-    for record in lifecycle.store.attachments(container=left.container):
-        network = lifecycle.store.network(record.attachment.network)
-        if record.state == "attached" and network is not None and _publishes(network.network):
-            lifecycle.publish(record.attachment.key, left.ports)
-            return
-
-
-def attachment_of(document: Document, network: Network, netns: str, lifecycle: Lifecycle) -> Attachment:
+def attachment_of(document: Document, network: Network, netns: str) -> Attachment:
     """The attachment that a setup asks for (netavark, types.rs, NetworkPluginExec)."""
     options = need(document, "network_options", dict)
     where = "network_options."
-    container = check_name(need(document, "container_id", str), "container_id")
     return Attachment(
         network=network.name,
         driver=network.driver,
-        container=container,
+        container=check_name(need(document, "container_id", str), "container_id"),
         ifname=check_ifname(need(options, "interface_name", str, where), f"{where}interface_name"),
         netns=netns,
         mac=checked_mac(get(options, "static_mac", str, "", where), f"{where}static_mac"),
         addresses=strings(options, "static_ips", where),
-        ports=_ports(document, container, network, lifecycle),
+        ports=_ports(document, network),
         engine=ENGINE,
         label=get(document, "container_name", str, ""),
         aliases=strings(options, "aliases", where),
         options=_container_options(get(options, "options", dict, {}, where), f"{where}options."),
+        keepers=KEEPERS,
     )
 
 
@@ -142,9 +131,9 @@ def _publishes(network: Network) -> bool:
     return not options.get("internal") and not options.get("unmanaged")
 
 
-def _ports(document: Document, container: str, network: Network, lifecycle: Lifecycle) -> tuple[PortMapping, ...]:
-    """What to publish here. Podman hands all of a container's ports to each of its networks: the first
-    that can publish does, and those that cannot (internal, macvlan, unmanaged, without addresses) do not."""
+def _ports(document: Document, network: Network) -> tuple[PortMapping, ...]:
+    """What to publish here. Podman hands all of a container's ports to each of its networks, and those
+    that cannot publish (internal, macvlan, unmanaged, without addresses) leave it to the others."""
     if not _publishes(network):
         return ()
     asked = []
@@ -152,12 +141,7 @@ def _ports(document: Document, container: str, network: Network, lifecycle: Life
         plain = {key.replace("_", ""): value for key, value in item.items()}
         for protocol in get(item, "protocol", str, "tcp", f"port_mappings[{i}].").split(","):
             asked.append({**plain, "protocol": protocol})
-    if not asked:
-        return ()
-    published = {
-        mapping for record in lifecycle.store.attachments(container=container) for mapping in record.attachment.ports
-    }
-    return tuple(mapping for mapping in port_mappings(asked, "port_mappings") if mapping not in published)
+    return port_mappings(asked, "port_mappings")
 
 
 def status(result: Result, ifname: str) -> dict[str, Any]:
