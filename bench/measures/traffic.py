@@ -13,7 +13,7 @@ PER_ATTACHMENT = 100
 def measure(run: Run) -> list[Table]:
     """Two tables: connections each second, and Gbit/s."""
     many = 1000 if run.quick else 10_000
-    seconds = 1.0 if run.quick else 3.0
+    seconds = 1.0 if run.quick else 2.0
     columns = ["1 port", f"{many:,} ports"]
     rates = run.table("traffic-rate", "New TCP connections through a published port", "per s", columns, base=run.base)
     bulk = run.table("traffic-bulk", "TCP throughput through a published port", "Gbit/s", columns, base=run.base)
@@ -27,7 +27,7 @@ def measure(run: Run) -> list[Table]:
                 )
                 if reached < many:
                     notes[key] = f"[{reached:,} ports in {run.fill_seconds:.0f} s]"
-        rounds = 1 if run.quick else 3
+        rounds = 1 if run.quick else max(3, run.rounds // 3)
         found = alternate(remotes, rounds, lambda _, remote: remote("load", attachment, seconds), failed, warm_up=0)
         for key in [*found, *failed]:
             for table, position in ((rates, 0), (bulk, 1)):
