@@ -23,8 +23,8 @@ from netdrivers.model import (
 )
 from netdrivers.operations import AnyOperation, InterfaceAddress, InterfaceRoute, LinkUp, Sysctl
 
-_MAC = re.compile(r"^([0-9a-fA-F]{2})([:-][0-9a-fA-F]{2}){5}$")
-_LINK_NAME = re.compile(r"^[^\s/:%\x00]{1,15}$")
+_MAC = re.compile(r"^([0-9a-fA-F]{2})([:-][0-9a-fA-F]{2}){5}\Z")
+_LINK_NAME = re.compile(r"^[^\s/:%\x00]{1,15}\Z")
 LEAST_MTU, LARGEST_MTU = 68, 65535
 LEAST_IPV6_MTU = 1280
 IP6_RT_PRIO_USER = 1024

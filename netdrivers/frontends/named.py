@@ -8,7 +8,7 @@ from typing import Any
 from netdrivers import networks_file
 from netdrivers.errors import ConfigError
 from netdrivers.frontends.cni.config import CALL_KEYS, network_of
-from netdrivers.frontends.reading import Document, check_name, folded, get, need
+from netdrivers.frontends.reading import Document, check_name, get, need, spelled
 from netdrivers.model import Network
 
 
@@ -34,7 +34,7 @@ def full_config(config: Document, plugin: str, env: Mapping[str, str]) -> Docume
     found = networks_file.find(networks_file.directory(env), name)
     if found.driver != plugin:
         raise ConfigError("network", name, f"a network of type {plugin}; that one is of type {found.driver}")
-    if folded(get(config, "runtimeConfig", dict, {})).get("ipranges"):
+    if spelled(get(config, "runtimeConfig", dict, {}), "ipRanges").get("ipRanges"):
         raise ConfigError("runtimeConfig.ipRanges", "given", f"absent: the network {name} has its own addresses")
     calls: dict[str, Any] = {key: value for key, value in config.items() if key in CALL_KEYS}
     return {**found.config, **calls}

@@ -12,7 +12,7 @@ from netdrivers.errors import ConfigError, DecodeError, MissingField, RequestErr
 
 Document = Mapping[str, Any]
 
-_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,254}$")
+_NAME = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,254}\Z")
 _WORDS: dict[type, str] = {
     str: "a string",
     bool: "true or false",
@@ -26,7 +26,7 @@ def decode(text: bytes, what: str) -> dict[str, Any]:
     """A JSON object. DecodeError when it is malformed or something else."""
     try:
         document = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"{what} is not well-formed JSON: {error}") from None
     if not isinstance(document, dict):
         raise DecodeError(f"{what} is not a JSON object")
@@ -69,9 +69,10 @@ def objects(document: Document, key: str, where: str = "") -> list[dict[str, Any
     return list(values)
 
 
-def folded(document: Document) -> dict[str, Any]:
-    """Keys in lower case: containerd sends runtimeConfig's with a capital letter."""
-    return {key.lower(): value for key, value in document.items()}
+def spelled(document: Document, *names: str) -> dict[str, Any]:
+    """The values of these keys, whatever their case: containerd sends runtimeConfig's with a capital letter."""
+    values = {key.lower(): value for key, value in document.items()}
+    return {name: values[name.lower()] for name in names if name.lower() in values}
 
 
 def check_name(value: str, field: str, error: type[ConfigError] = ConfigError) -> str:
@@ -83,6 +84,6 @@ def check_name(value: str, field: str, error: type[ConfigError] = ConfigError) -
 
 def check_ifname(value: str, field: str = "ifname") -> str:
     """An interface name that the kernel and the spec allow."""
-    if not 1 <= len(value.encode()) <= 15 or value in (".", "..") or re.search(r"[\s/:\x00]", value):
-        raise RequestError(field, value, "1 to 15 characters without spaces, '/' and ':', and not '.' or '..'")
+    if not 1 <= len(value.encode()) <= 15 or value in (".", "..") or re.search(r"[\s/:%\x00]", value):
+        raise RequestError(field, value, "1 to 15 characters without spaces, '/', ':' and '%', and not '.' or '..'")
     return value

@@ -14,9 +14,9 @@ from netdrivers.near import near
 NETNS_DIR = "/run/netns"
 """Where ip-netns(8) keeps the namespaces that have a name."""
 
-_ID = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,254}$")
-_PID = re.compile(r"^[0-9]{1,10}$")
-_PID_PATH = re.compile(r"^/proc/([0-9]{1,10})/ns/net$")
+_ID = re.compile(r"^[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,254}\Z")
+_PID = re.compile(r"^[0-9]{1,10}\Z")
+_PID_PATH = re.compile(r"^/proc/([0-9]{1,10})/ns/net\Z")
 
 
 class Target(Struct, frozen=True):

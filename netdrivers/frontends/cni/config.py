@@ -16,6 +16,7 @@ from netdrivers.frontends.reading import (
     get,
     need,
     objects,
+    spelled,
     strings,
 )
 from netdrivers.model import (
@@ -105,11 +106,17 @@ def record_name(name: str, plugin: str) -> str:
     return f"{name}+{plugin}" if plugin in CHAINED else name
 
 
+def _runtime(config: Document) -> dict[str, Any]:
+    """What the runtime sends for the capabilities of the conventions."""
+    given = get(config, "runtimeConfig", dict, {})
+    return spelled(given, "ips", "mac", "portMappings", "ipRanges", "aliases", "dns")
+
+
 def network_of(config: Document, plugin: str) -> Network:
     """The network that a plugin configuration describes. plugin: the driver's name."""
     name = check_name(need(config, "name", str), "name")
     ipam_config = get(config, "ipam", dict, {})
-    runtime = folded(get(config, "runtimeConfig", dict, {}))
+    runtime = _runtime(config)
     return Network(
         name=record_name(name, plugin),
         driver=plugin,
@@ -128,7 +135,7 @@ def _dns(config: Document, runtime: Document) -> Dns:
         strings(given, "search", "dns."),
         strings(given, "options", "dns."),
     )
-    asked = folded(get(runtime, "dns", dict, {}, "runtimeConfig."))
+    asked = spelled(get(runtime, "dns", dict, {}, "runtimeConfig."), "servers", "searches", "options")
     where = "runtimeConfig.dns."
     return Dns(
         strings(asked, "servers", where) or dns.nameservers,
@@ -180,7 +187,7 @@ def _range(item: Document, where: str) -> Range:
 
 
 def _pools(config: Document, runtime: Document) -> tuple[Pool, ...]:
-    sets: list[Any] = [*get(runtime, "ipranges", list, [], "runtimeConfig."), *get(config, "ranges", list, [], "ipam.")]
+    sets: list[Any] = [*get(runtime, "ipRanges", list, [], "runtimeConfig."), *get(config, "ranges", list, [], "ipam.")]
     excludes = strings(config, "excludes", "ipam.")
     pools = []
     if config.get("subnet"):  # the form before ranges
@@ -224,7 +231,7 @@ def attachment_of(config: Document, network: Network, call: Arguments, engine: s
 
     config: as the engine sent it, whatever network it is about.
     """
-    runtime = folded(get(config, "runtimeConfig", dict, {}))
+    runtime = _runtime(config)
     args = get(get(config, "args", dict, {}), "cni", dict, {}, "args.")
     aliases = get(runtime, "aliases", dict, {}, "runtimeConfig.")
     addresses = [
@@ -241,7 +248,7 @@ def attachment_of(config: Document, network: Network, call: Arguments, engine: s
         netns=call.netns,
         mac=_mac(get(runtime, "mac", str, "", "runtimeConfig."), get(args, "mac", str, "", "args.cni."), call),
         addresses=tuple(dict.fromkeys(addresses)),
-        ports=port_mappings(runtime.get("portmappings"), "runtimeConfig.portMappings"),
+        ports=port_mappings(runtime.get("portMappings"), "runtimeConfig.portMappings"),
         engine=engine,
         label=call.args.get("K8S_POD_NAME", ""),
         aliases=tuple(strings(aliases, config["name"], "runtimeConfig.aliases.")),
@@ -252,7 +259,7 @@ def attachment_of(config: Document, network: Network, call: Arguments, engine: s
 
 def dns_of_call(config: Document) -> Dns:
     """What the runtime wants a container's resolver to be told (runtimeConfig.dns)."""
-    return _dns({}, folded(get(config, "runtimeConfig", dict, {})))
+    return _dns({}, _runtime(config))
 
 
 def _mac(runtime: str, args: str, call: Arguments) -> str:
@@ -279,15 +286,15 @@ def port_mappings(given: Any, where: str) -> tuple[PortMapping, ...]:
         field = f"{where}[{i}]"
         if not isinstance(item, dict):
             raise ConfigError(field, item, "an object")
-        keys = folded(item)
-        host_port = get(keys, "hostport", int, 0, f"{field}.")
+        keys = spelled(item, "hostPort", "containerPort", "protocol", "hostIP", "range")
+        host_port = get(keys, "hostPort", int, 0, f"{field}.")
         if host_port == 0:
             continue
         mapping = PortMapping(
             get(keys, "protocol", str, "", f"{field}.").lower() or "tcp",
             host_port,
-            need(keys, "containerport", int, f"{field}."),
-            _host_ip(get(keys, "hostip", str, "", f"{field}."), field),
+            need(keys, "containerPort", int, f"{field}."),
+            _host_ip(get(keys, "hostIP", str, "", f"{field}."), field),
             get(keys, "range", int, 1, f"{field}."),
         )
         check_mapping(mapping, field)
