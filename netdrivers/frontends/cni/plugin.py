@@ -102,8 +102,7 @@ def _add(request: Request, document: Document, version: str, lifecycle: Lifecycl
     network = network_in(document, request.program, request.env)
     attachment = attachment_of(document, network, call, engine)
     result = lifecycle.add(network, attachment, _foreign(document, request, call), request.netns_fd)
-    if "network" in document:
-        result = _with_dns(result, dns_of_call(document))
+    result = _with_dns(result, dns_of_call(document))
     chained = request.program in CHAINED
     return format_result(result if chained else merged(attachment.previous, result), version)
 
