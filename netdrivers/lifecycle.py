@@ -100,12 +100,11 @@ class Lifecycle:
     def _settle_leftover(self, key: str, sandbox: Sandbox | None) -> None:
         """An attached key is refused; what a dead call left half-made is undone first."""
         leftover = self.store.attachment(key)
-        if leftover is None:
-            self._reap(self.store.unlinking(key))
-            return
-        if leftover.state == "attached":
-            raise _attached_already(leftover.attachment)
-        self._remove(leftover, sandbox.fd if sandbox else -1)
+        if leftover is not None:
+            if leftover.state == "attached":
+                raise _attached_already(leftover.attachment)
+            self._remove(leftover, sandbox.fd if sandbox else -1)
+        self._reap(self.store.unlinking(key))  # its link has the name that the new one wants
 
     def _attach(
         self, record: NetworkRecord, attachment: Attachment, sandbox: Sandbox | None, foreign: ForeignIpam | None
@@ -338,7 +337,7 @@ class Lifecycle:
             self.store.set_state(record.attachment.key, "removing")
         with self.kernel.sandbox(record.attachment.netns, required=False, fd=netns_fd) as sandbox:
             own = sandbox if sandbox and sandbox.inode == record.inode else None
-            deferred: list[str] | None = [] if self.defer_unlink else None
+            deferred: list[int] | None = [] if self.defer_unlink else None
             failures = self.kernel.undo(record.operations, own, deferred)
         if failures:
             raise errors.UndoFailed(failures)
@@ -353,7 +352,7 @@ class Lifecycle:
         """Delete the links that deferred deletes have left; how many. Harmless beside other calls."""
         return self._reap(self.store.unlinking())
 
-    def _reap(self, links: list[str]) -> int:
+    def _reap(self, links: list[int]) -> int:
         if links:
             self.kernel.reap(links)
             with self.store.writing():

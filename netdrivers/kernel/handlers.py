@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from netdrivers import errors
@@ -135,10 +136,11 @@ def apply_veth(operation: Veth, session: Session) -> None:
 
 def undo_veth(operation: Veth, session: Session) -> None:
     """The peer goes with the host's end; deleting costs the kernel's grace period, so it may be left to the reaper."""
-    if session.deferred is not None:
-        session.deferred.append(operation.host_name)
+    if session.deferred is None:
+        session.remove("host", [rtnl.delete_link(operation.host_name)])
         return
-    session.remove("host", [rtnl.delete_link(operation.host_name)])
+    with suppress(errors.KernelError):  # gone already
+        session.deferred.append(session.index("host", operation.host_name))
 
 
 def apply_bridge_port(operation: BridgePort, session: Session) -> None:
@@ -170,7 +172,7 @@ def _vlans(operation: BridgePort, index: int) -> list[tuple[int, int, bytes]]:
 def undo_bridge_port(operation: BridgePort, session: Session) -> None:
     """Cut the port off; without the kernel's grace period, which leaving the bridge would cost."""
     try:
-        session.remove("host", [rtnl.disable_port(operation.link)])
+        _undo_on_link("host", operation.link, session, rtnl.disable_port)
     except NetlinkError as error:
         if error.errno != errno.EOPNOTSUPP:  # the link is no port (any more)
             raise

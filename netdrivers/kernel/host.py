@@ -44,7 +44,7 @@ class Kernel:
         self._fault = fault
         self._keep = keep_sockets
 
-    def _session(self, sandbox: Sandbox | None = None, deferred: list[str] | None = None) -> Session:
+    def _session(self, sandbox: Sandbox | None = None, deferred: list[int] | None = None) -> Session:
         return Session(sandbox, deferred, self._keep)
 
     @contextmanager
@@ -94,11 +94,11 @@ class Kernel:
         return tuple(session.applied)
 
     def undo(
-        self, operations: Operations, sandbox: Sandbox | None = None, deferred: list[str] | None = None
+        self, operations: Operations, sandbox: Sandbox | None = None, deferred: list[int] | None = None
     ) -> list[str]:
         """Undo in reverse, going on past failures; each failure in one line.
 
-        deferred: takes the names of host links that are cut off and left for reap(), if given.
+        deferred: takes the indexes of host links that are cut off and left for reap(), if given.
         """
         failures = []
         covered = _covered(operations)
@@ -122,8 +122,11 @@ class Kernel:
                 handlers.stop_forwarding(operation)
         return failures
 
-    def reap(self, links: Sequence[str]) -> None:
-        """Delete host links by name in one grace period; those that are gone already are success."""
+    def reap(self, links: Sequence[int]) -> None:
+        """Delete host links by index in one grace period; those that are gone already are success.
+
+        By index, as a link's name may belong to its successor by now.
+        """
         group = 1 << 30 | int.from_bytes(os.urandom(3), "big")  # nobody else's, with the odds of 2 to the 24
         with self._session() as session:
             session.remove("host", [rtnl.set_group(link, group) for link in links])

@@ -34,7 +34,7 @@ AF_INET, AF_INET6, AF_BRIDGE = 2, 10, 7
 IFF_UP, IFF_LOOPBACK, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x8, 0x100, 0x200
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
-IFLA_TXQLEN, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD = 13, 18, 26, 27, 28
+IFLA_PROTINFO, IFLA_TXQLEN, IFLA_LINKINFO, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD = 12, 13, 18, 26, 27, 28
 IFLA_EXT_MASK, IFLA_PROMISCUITY = 29, 30
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 VETH_INFO_PEER = 1
@@ -195,10 +195,13 @@ def port_flags(link: str, hairpin: bool, isolated: bool, learning: bool, neigh_s
     return RTM_NEWLINK, 0, _link() + string(IFLA_IFNAME, link) + nested(IFLA_LINKINFO, info)
 
 
-def disable_port(link: str) -> Body:
-    """A named bridge port neither forwards nor learns: the attachment is cut off at once."""
-    info = string(IFLA_INFO_SLAVE_KIND, "bridge") + nested(IFLA_INFO_SLAVE_DATA, u8(IFLA_BRPORT_STATE, 0))
-    return RTM_NEWLINK, 0, _link() + string(IFLA_IFNAME, link) + nested(IFLA_LINKINFO, info)
+def disable_port(index: int) -> Body:
+    """A bridge port neither forwards nor learns: the attachment is cut off at once.
+
+    As IFLA_PROTINFO of AF_BRIDGE: what IFLA_INFO_SLAVE_DATA says of the state is accepted and forgotten.
+    """
+    body = _link(index=index, family=AF_BRIDGE) + nested(IFLA_PROTINFO, u8(IFLA_BRPORT_STATE, 0))
+    return RTM_SETLINK, 0, body
 
 
 def bridge_vlan(index: int, first: int, last: int, flags: int, add: bool) -> Body:
@@ -243,9 +246,9 @@ def delete_link(name: str) -> Body:
     return RTM_DELLINK, 0, _link() + string(IFLA_IFNAME, name)
 
 
-def set_group(name: str, group: int) -> Body:
-    """Put a named link into a group."""
-    return RTM_SETLINK, 0, _link() + string(IFLA_IFNAME, name) + u32(IFLA_GROUP, group)
+def set_group(index: int, group: int) -> Body:
+    """Put a link into a group."""
+    return RTM_SETLINK, 0, _link(index=index) + u32(IFLA_GROUP, group)
 
 
 def delete_group(group: int) -> Body:

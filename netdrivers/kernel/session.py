@@ -37,12 +37,12 @@ class Session:
     """Sockets are opened when first needed; messages wait until the channel changes or an answer is needed.
 
     A channel is "host" or "sandbox" (rtnetlink of that namespace), "nft" (one transaction) or "xfrm" (IPsec).
-    deferred: where undo writes the names of host links that are cut off already and may be deleted
+    deferred: where undo writes the indexes of host links that are cut off already and may be deleted
     later, many at a time; None deletes each at once. keep: the thread's host sockets outlive the
     session, in a thread that stays in one namespace.
     """
 
-    def __init__(self, sandbox: Sandbox | None = None, deferred: list[str] | None = None, keep: bool = False) -> None:
+    def __init__(self, sandbox: Sandbox | None = None, deferred: list[int] | None = None, keep: bool = False) -> None:
         self.sandbox = sandbox
         self._keep = keep
         self.deferred = deferred

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 
 from msgspec import Struct
 
+from netdrivers.frontends.dispatch import state_dir
 from netdrivers.kernel.published import published
 from netdrivers.model import PortMapping
 from netdrivers.netctl.calls import lifecycle
@@ -98,7 +101,24 @@ def ports() -> list[Port]:
             found += [_reserved(mapping, record) for mapping in record.attachment.ports]
     for protocol, port, host_ip, ip, target in there - recorded:
         found.append(Port(protocol, host_ip, port, ip, target, 1, "", "", "", "stray"))
+    found += _forwarded(found)
     return sorted(found, key=lambda item: (item.host_port, item.protocol, item.host_ip, item.target_ip))
+
+
+def _forwarded(published: list[Port]) -> list[Port]:
+    """The ports that the service forwards from [::1], which the kernel cannot translate."""
+    from netdrivers.service import client
+
+    status = client.status(Path(state_dir(os.environ)))
+    serving = status.tasks.get("loopback6", {}).get("serving", {}) if status else {}
+    found = []
+    for place, target in serving.items():
+        protocol, port = place.split()
+        ip, target_port = target.split()
+        own = next((p for p in published if p.protocol == protocol and 0 <= int(port) - p.host_port < p.count), None)
+        holder = (own.network, own.container, own.label) if own else ("", "", "")
+        found.append(Port(protocol, "::1", int(port), ip, int(target_port), 1, *holder, "forwarded"))
+    return found
 
 
 def _elements(operation: Publish) -> set[Element]:

@@ -22,7 +22,7 @@ from netdrivers.state import locks
 _EXTENDING = 2
 """The value of networks.ready (else 0 or 1) while an attachment adds operations to a network."""
 
-SCHEMA_VERSION = "2"
+SCHEMA_VERSION = "3"
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -52,8 +52,9 @@ CREATE TABLE ports (
     protocol TEXT, port INTEGER, host_ip TEXT, owner TEXT NOT NULL, PRIMARY KEY (protocol, port, host_ip)
 ) WITHOUT ROWID;
 CREATE INDEX ports_owner ON ports (owner);
--- Host links that are cut off and wait for the reaper, with the attachment that they were of.
-CREATE TABLE unlinking (link TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
+-- Host links (by index) that are cut off and wait for the reaper, with the attachment that they were of.
+CREATE TABLE unlinking (link INTEGER PRIMARY KEY, owner TEXT NOT NULL);
+CREATE INDEX unlinking_owner ON unlinking (owner);
 """
 
 
@@ -277,16 +278,16 @@ class Store:
 
     # Links that wait for the reaper
 
-    def put_unlinking(self, links: Sequence[str], owner: str) -> None:
+    def put_unlinking(self, links: Sequence[int], owner: str) -> None:
         """Leave links to the reaper."""
         self._db.executemany("INSERT OR REPLACE INTO unlinking VALUES (?, ?)", [(link, owner) for link in links])
 
-    def unlinking(self, owner: str | None = None) -> list[str]:
-        """Links that wait, all or those of one attachment."""
+    def unlinking(self, owner: str | None = None) -> list[int]:
+        """Indexes of links that wait, all or those of one attachment."""
         rows = self._db.execute("SELECT link FROM unlinking WHERE ?1 IS NULL OR owner = ?1", (owner,))
         return [link for (link,) in rows]
 
-    def unlinked(self, links: Sequence[str]) -> None:
+    def unlinked(self, links: Sequence[int]) -> None:
         """Forget links that are deleted."""
         self._db.executemany("DELETE FROM unlinking WHERE link = ?", [(link,) for link in links])
 
