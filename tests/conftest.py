@@ -7,10 +7,14 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from netdrivers.kernel.host import Fault
+from tests.docker_side import Docker
 from tests.lab import Host, Namespace, snapshot, wire
+from tests.overlay_lab import World
 
 
 def _run_here(*command: str) -> subprocess.CompletedProcess[str]:
@@ -70,6 +74,40 @@ def outside(lab: Callable[..., Namespace], host: Host) -> Namespace:
 def container(lab: Callable[..., Namespace]) -> Namespace:
     """An empty container namespace, loopback down as engines make it."""
     return lab("container")
+
+
+@pytest.fixture
+def dockers(host: Host, tmp_path: Path) -> Iterator[Callable[..., Docker]]:
+    """Makes dockerds on the host, each with a plugin of ours; all plugins keep their data in one directory."""
+    made: list[Docker] = []
+
+    def make(driver: str = "bridge", fault: Fault | None = None) -> Docker:
+        made.append(Docker(host, tmp_path / "data", driver, fault))
+        return made[-1]
+
+    yield make
+    for docker in made:
+        docker.close()
+
+
+@pytest.fixture
+def docker(dockers: Callable[..., Docker]) -> Docker:
+    """A dockerd on the host with the bridge plugin."""
+    return dockers()
+
+
+@pytest.fixture
+def world(lab: Callable[..., Namespace], tmp_path: Path) -> Iterator[Callable[..., World]]:
+    """Makes hosts with services and an etcd cluster; their processes end with the test."""
+    made: list[World] = []
+
+    def make(**settings: Any) -> World:
+        made.append(World(lab, tmp_path, **settings))
+        return made[-1]
+
+    yield make
+    for item in made:
+        item.close()
 
 
 def _skips(terminalreporter: pytest.TerminalReporter) -> dict[str, int]:

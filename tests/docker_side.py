@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ from netdrivers.frontends.docker.plugin import Plugin
 from netdrivers.kernel.host import Fault, Kernel
 from netdrivers.lifecycle import Lifecycle
 from netdrivers.state.store import Store
-from tests.lab import Host, Namespace
+from tests.lab import Echo, Host, Namespace
 
 DATA = Path(__file__).parent / "data"
 GENERIC = "com.docker.network.generic"
@@ -61,6 +62,10 @@ class Docker:
         self.lifecycle = Lifecycle(Store(str(host.state_dir)), Kernel(fault))
         self.plugin = Plugin(driver, self.env, lambda: self.lifecycle)
 
+    def key(self) -> str:
+        """An id as Docker makes them."""
+        return hashlib.sha256(str(next(self.numbers)).encode()).hexdigest()
+
     def close(self) -> None:
         """Close the store."""
         self.lifecycle.store.close()
@@ -86,17 +91,16 @@ class Docker:
             raise DriverError(answer[word])
         return answer
 
-    def network(self, *subnets: str, internal: bool = False, space: str = "LocalDefault", **options: str) -> str:
-        """Create a network whose gateways are the subnets' first addresses; its id. Dots in options are written __."""
-        key = f"{next(self.numbers):064x}"
-        generic = {name.replace("__", "."): value for name, value in options.items()}
+    def network(self, *subnets: str, internal: bool = False, space: str = "LocalDefault", options: Any = None) -> str:
+        """Create a network whose gateways are the subnets' first addresses; its id. options: as given by ``-o``."""
+        key = self.key()
         data: dict[str, list[dict[str, str]]] = {"IPv4Data": [], "IPv6Data": []}
         for subnet in subnets:
             base, _, prefix = subnet.partition("/")
             gateway = f"{base}1/{prefix}" if ":" in base else f"{base.rpartition('.')[0]}.1/{prefix}"
             family = "IPv6Data" if ":" in base else "IPv4Data"
             data[family].append({"AddressSpace": space, "Pool": subnet, "Gateway": gateway})
-        asked: dict[str, Any] = {GENERIC: generic, "com.docker.network.enable_ipv6": bool(data["IPv6Data"])}
+        asked: dict[str, Any] = {GENERIC: options or {}, "com.docker.network.enable_ipv6": bool(data["IPv6Data"])}
         if internal:
             asked["com.docker.network.internal"] = True
         self.call("CreateNetwork", NetworkID=key, Options=asked, **data)
@@ -107,7 +111,7 @@ class Docker:
         given = {"Address": "", "AddressIPv6": "", "MacAddress": mac}
         for address in addresses:
             given["AddressIPv6" if ":" in address else "Address"] = address
-        endpoint = Endpoint(self, network, f"{next(self.numbers):064x}", container)
+        endpoint = Endpoint(self, network, self.key(), container)
         options = {PORTMAP: list(ports)}
         about = {"NetworkID": network, "EndpointID": endpoint.key}
         told = self.call("CreateEndpoint", **about, Interface=given, Options=options).get("Interface") or {}
@@ -168,3 +172,11 @@ class Endpoint:
         self.container.run("ip", "link", "set", self.name, "name", source)
         self.container.run("ip", "link", "set", source, "netns", self.docker.host.path)
         self.call("DeleteEndpoint")
+
+
+def served(container: Namespace, name: str = "web") -> None:
+    """TCP and UDP servers in a container, on port 80, for both families."""
+    container.run("ip", "link", "set", "lo", "up")
+    for protocol in ("tcp", "udp"):
+        Echo(container, 80, name, protocol)
+        Echo(container, 80, name, protocol, 6)

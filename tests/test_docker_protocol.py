@@ -39,13 +39,6 @@ KEYS = {
 """What an answer of each method may hold; that of another is empty (moby, drivers/remote/api and ipams/remote/api)."""
 
 
-@pytest.fixture
-def docker(host: Host, tmp_path: Path) -> Iterator[Docker]:
-    made = Docker(host, tmp_path / "data")
-    yield made
-    made.close()
-
-
 def told(body: dict[str, Any], answers: dict[str, str]) -> dict[str, Any]:
     """A request as Docker would send it to us: with our address space and pool ids in place of the recorded stub's."""
     text = json.dumps(body).replace('"mylocal"', '"netdrivers"')
