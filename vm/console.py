@@ -1,0 +1,48 @@
+"""A node's serial console, followed as it grows: what the job says goes to the terminal, the rest is kept for failures."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+STARTED = "vm-job: node"
+_NOISE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r|\x1b[()][A-Z0-9]|\x1bc")
+_SYSTEM = re.compile(r"^(\[ *\d+\.\d+\]|\[ *(OK|FAILED|DEPEND|WARN) *\]| {8,}|vm-job: exec)")
+
+
+class Console:
+    """Reads a console's file from where the last call left off."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0
+        self._rest = ""
+        self.lines: list[str] = []
+        self.started = False
+
+    def follow(self) -> list[str]:
+        """New whole lines of the job: none before it started, none of kernel and systemd."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._read)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        self._read += len(data)
+        *lines, self._rest = (self._rest + _NOISE.sub("", data.decode("utf-8", "replace"))).split("\n")
+        self.lines += lines
+        shown = []
+        for line in lines:
+            self.started = self.started or STARTED in line
+            if self.started and line.strip() and not _SYSTEM.match(line):
+                shown.append(line)
+        return shown
+
+    @property
+    def panicked(self) -> bool:
+        """The kernel gave up."""
+        return any("Kernel panic" in line for line in self.lines[-60:])
+
+    def tail(self, count: int = 40) -> str:
+        """The last lines of everything, for a report."""
+        return "\n".join(f"    {line}" for line in [*self.lines, self._rest][-count:] if line.strip())
