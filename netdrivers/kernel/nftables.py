@@ -208,13 +208,20 @@ def is_empty(sock: NetlinkSocket, family: int = NFPROTO_INET, sets: tuple[str, .
     for name in sets:
         wanted = header(family) + string(1, TABLE) + string(2, name)
         try:
-            if any(_items(reply) for reply in sock.dump(GETSETELEM, wanted)):
+            if any(map(_is_element, (item for reply in sock.dump(GETSETELEM, wanted) for item in _items(reply)))):
                 return False
         except NetlinkError as error:
             if error.errno == errno.ENOENT:
                 return False
             raise
     return True
+
+
+def _is_element(item: bytes) -> bool:
+    """Whether a listed item is an element, and not nft's mark that an interval set is empty up to its first."""
+    found = attributes(item)
+    mark = found.get(3) == b"\0\0\0\1" and not any(attributes(found[1])[1])
+    return not mark
 
 
 def published(sock: NetlinkSocket) -> list[tuple[str, int, str, str, int]]:
