@@ -16,8 +16,10 @@ from netdrivers import __version__
 from netdrivers.frontends import dispatch
 from netdrivers.frontends.request import Request
 from netdrivers.kernel.namespaces import own_inode
+from netdrivers.names import server
 from tests.lab import Echo, Host, Namespace, ask, pings
 from tests.recorded import Recorded, requests
+from tests.resolving import becomes, needs_server, resolv_conf, resolve, serving
 
 BRIDGE, MACVLAN = "netdrivers-bridge", "netdrivers-macvlan"
 ID = "3482b2c6445fe2e18993f85da855fe23554f25089c4b304bb88b3f953e6c2fb1"
@@ -61,7 +63,7 @@ def network(name: str = "shop", subnets: tuple[str, ...] = ("10.95.0.0/24",), **
     """A network as netavark hands it to ``setup``, nulls and all."""
     gateways = [f"{subnet.partition('/')[0].removesuffix('0')}1" for subnet in subnets]
     return {
-        "dns_enabled": True, "driver": BRIDGE, "id": ID, "internal": False,
+        "dns_enabled": False, "driver": BRIDGE, "id": ID, "internal": False,
         "ipv6_enabled": any(":" in subnet for subnet in subnets), "name": name, "network_interface": f"nd-{name}",
         "options": None, "ipam_options": None, "routes": None, "network_dns_servers": None,
         "subnets": [
@@ -170,7 +172,8 @@ def test_recorded_setup_and_teardown(host: Host, container_: Namespace, request_
     ifname, (address,) = options["interface_name"], options["static_ips"]
     prefix, first = f"{address}/24", given["network"]["subnets"][0]["gateway"] or "10.96.0.1"
     assert set(answer) == {"interfaces", "dns_server_ips", "dns_search_domains"}
-    assert answer["dns_server_ips"] == (given["network"]["network_dns_servers"] or [])
+    named = given["network"]["dns_enabled"] and server.executable() is not None
+    assert answer["dns_server_ips"] == ([first] if named else given["network"]["network_dns_servers"] or [])
     said = answer["interfaces"][ifname]
     assert said["subnets"] == [{"ipnet": prefix, "gateway": first}]
     assert options["static_mac"] in (None, said["mac_address"])
@@ -335,7 +338,7 @@ def test_published_port_static_address_and_neighbours(
 def test_network_reload_is_teardown_and_setup(host: Host, outside: Namespace, container_: Namespace) -> None:
     given = container(network(), "10.95.0.5", ports=[port(8080, 80)])
     done(host, "setup", given, container_)
-    server = Echo(container_, 80, "web")
+    web = Echo(container_, 80, "web")
     try:
         host.run("nft", "flush", "ruleset")
         assert ask(outside, "192.0.2.1", 8080, timeout=0.5) == "no answer"
@@ -343,7 +346,7 @@ def test_network_reload_is_teardown_and_setup(host: Host, outside: Namespace, co
         done(host, "setup", given, container_)
         assert ask(outside, "192.0.2.1", 8080) == "web 192.0.2.2"
     finally:
-        server.close()
+        web.close()
 
 
 def test_two_networks_publish_once(host: Host, outside: Namespace, container_: Namespace) -> None:
@@ -357,7 +360,7 @@ def test_two_networks_publish_once(host: Host, outside: Namespace, container_: N
     ]
     for call in calls:
         done(host, "setup", call, container_)
-    server = Echo(container_, 80, "web")
+    listener = Echo(container_, 80, "web")
     try:
         assert ask(outside, "192.0.2.1", 8080) == "web 192.0.2.2"
         assert ask(host, "10.96.0.5", 80).startswith("web ")
@@ -365,10 +368,30 @@ def test_two_networks_publish_once(host: Host, outside: Namespace, container_: N
         done(host, "teardown", calls[1], container_)
         assert ask(outside, "192.0.2.1", 8080) == "web 192.0.2.2", "by the network that is left"
     finally:
-        server.close()
+        listener.close()
     for call in calls:
         done(host, "teardown", call, container_)
     assert_same(host, before)
+
+
+def test_containers_find_each_other_by_name(host: Host, lab: Callable[..., Namespace], tmp_path: Path) -> None:
+    """Podman's own network with its name service on, which netavark leaves to the plugin."""
+    needs_server()
+    net = network(dns_enabled=True)
+    one, two = lab("one"), lab("two")
+    first, second = container(net, "10.95.0.2"), container(net, "10.95.0.3", number=2, aliases=["redis"])
+    answer = done(host, "setup", first, one)
+    assert answer["dns_server_ips"] == ["10.95.0.1"]
+    done(host, "setup", second, two)
+    conf = resolv_conf(
+        {"nameservers": answer["dns_server_ips"], "search": answer["dns_search_domains"]}, tmp_path / "resolv.conf"
+    )
+    for name in ("c2", "redis"):
+        assert becomes(lambda name=name: resolve(one, conf, name), {"10.95.0.3"}) == {"10.95.0.3"}
+    done(host, "teardown", second, two)
+    assert becomes(lambda: resolve(one, conf, "redis"), set()) == set()
+    done(host, "teardown", first, one)
+    assert becomes(lambda: serving(host), []) == []
 
 
 def test_options_have_their_meaning(host: Host, container_: Namespace) -> None:
@@ -443,11 +466,11 @@ def test_macvlan(host: Host, outside: Namespace, container_: Namespace) -> None:
     given = container(net, "192.0.2.50", ports=[port(8080, 80)])
     answer = done(host, "setup", given, container_, MACVLAN)
     assert answer["interfaces"]["eth0"]["subnets"] == [{"ipnet": "192.0.2.50/24", "gateway": "192.0.2.2"}]
-    server = Echo(container_, 80, "web")
+    listener = Echo(container_, 80, "web")
     try:
         assert ask(outside, "192.0.2.50", 80) == "web 192.0.2.2"
     finally:
-        server.close()
+        listener.close()
     done(host, "teardown", given, container_, MACVLAN)
     assert container_.links() == {"lo"}
     assert_same(host, before)

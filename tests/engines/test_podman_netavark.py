@@ -7,10 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from netdrivers.names.server import executable
+from netdrivers.names.text import DOMAIN
+
 from . import podman
 from .conftest import MakeHost
-from .harness import BIN_DIR, HOST4, HOST6, OUTSIDE4, EngineHost, eventually
+from .harness import BIN_DIR, HOST4, HOST6, OUTSIDE4, EngineHost, answered, eventually
 from .image import HELLO, WEB
+from .needs import needs
 from .service import serving
 from .snapshot import unchanged
 
@@ -77,6 +81,17 @@ def test_two_containers_reach_each_other(host: EngineHost) -> None:
         said = podman.attached(host, there, "shop")
         for url in (f"http://{said['IPAddress']}/", f"http://[{said['GlobalIPv6Address']}]/"):
             assert podman.get(host, here, url) == HELLO
+
+
+def test_containers_find_each_other_by_name(host: EngineHost) -> None:
+    if not executable():
+        needs("aardvark-dns", "names resolve through it")
+    podman.serve(host, "one", "--network", "shop")
+    podman.serve(host, "two", "--network", "shop", "--network-alias", "redis", "--ip", "10.88.7.50")
+    for name in ("two", "redis"):
+        said = answered(lambda name=name: host.engine("podman", "exec", "one", "nslookup", f"{name}.{DOMAIN}"))
+        assert "Address: 10.88.7.50" in said
+    assert f"search {DOMAIN}" in host.engine("podman", "exec", "one", "cat", "/etc/resolv.conf")
 
 
 def test_container_reaches_the_other_host_with_the_hosts_address(host: EngineHost) -> None:

@@ -36,15 +36,15 @@ def network_of(document: Document, driver: str, env: Mapping[str, str], where: s
     return Network(
         name=name_of(document, where),
         driver=driver,
-        options={**_facts(document, driver, internal, where), **given.driver},
+        options={**_facts(document, driver, given, internal, where), **given.driver},
         ipam=_ipam(document, given, internal, where),
         dns=Dns(strings(document, "network_dns_servers", where)),
         firewall=given.firewall,
     )
 
 
-def _facts(document: Document, driver: str, internal: bool, where: str) -> dict[str, Any]:
-    """What Podman says outside of the options, as a driver's keys."""
+def _facts(document: Document, driver: str, given: options.Options, internal: bool, where: str) -> dict[str, Any]:
+    """What Podman says outside of the options, as a driver's keys. netavark leaves a plugin's names to the plugin."""
     interface = get(document, "network_interface", str, "", where)
     if driver == "bridge":
         found: dict[str, Any] = {"isGateway": True, "ipMasq": not internal}
@@ -52,6 +52,8 @@ def _facts(document: Document, driver: str, internal: bool, where: str) -> dict[
             found["bridge"] = interface
         if internal:
             found["internal"] = True
+        if get(document, "dns_enabled", bool, False, where) and not given.driver.get("unmanaged"):
+            found["names"] = True
         return found
     return {"master": interface} if driver == "macvlan" and interface else {}
 

@@ -22,6 +22,7 @@ _ELSEWHERE = {
     "bridge": "--interface-name",
     "master": "--opt parent=NAME",
     "internal": "--internal",
+    "names": "--disable-dns to have none",
     "unmanaged": "--opt mode=unmanaged",
     "ip_masq_backend": "--opt firewall=nft or firewall=iptables",
     "mac": "--mac-address of podman run",
