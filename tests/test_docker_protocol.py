@@ -295,7 +295,7 @@ def test_service_serves_a_socket_for_each_driver_and_removes_them(host: Host, tm
 
 def test_service_takes_the_place_of_a_killed_one_but_not_of_a_living(host: Host, tmp_path: Path) -> None:
     plugins = tmp_path / "plugins"
-    command = ("netdrivers.service.docker", "netdrivers-bridge")
+    command = ("netdrivers.service.managed", "netdrivers-bridge")
     with service(host, plugins, tmp_path / "data", *command) as first:
         inode = os.stat(plugins / "netdrivers-bridge.sock").st_ino
         with service(host, plugins, tmp_path / "data", *command) as second:

@@ -1,7 +1,4 @@
-"""Docker's plugins in the service: a Unix socket for each, in the directory where Docker looks for them.
-
-As a program it serves one of them and nothing else: the entry point of the managed plugin.
-"""
+"""Docker's plugins in the service: a Unix socket for each, in the directory where Docker looks for them."""
 
 from __future__ import annotations
 
@@ -10,9 +7,7 @@ import contextlib
 import fcntl
 import logging
 import os
-import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -151,13 +146,15 @@ def _listener(path: str) -> socket.socket:
     return listener
 
 
-def beside(tasks: Sequence[BackgroundTask], state_dir: str, env: Mapping[str, str]) -> Sequence[BackgroundTask]:
+def beside(
+    tasks: Sequence[BackgroundTask], state_dir: str, env: Mapping[str, str], names: Sequence[str] = tuple(DRIVERS)
+) -> Sequence[BackgroundTask]:
     """A service's tasks with Docker's plugins, if they are served here; each call of Docker nudges the others."""
     directory = plugins_dir(state_dir, env)
     if not directory:
         return tasks
     nudged = [*tasks, _namer(state_dir, env)]
-    return [*nudged, _sweeper(state_dir), DockerPlugins(directory, state_dir, env, served=_nudging(nudged))]
+    return [*nudged, _sweeper(state_dir), DockerPlugins(directory, state_dir, env, names, _nudging(nudged))]
 
 
 def _namer(state_dir: str, env: Mapping[str, str]) -> BackgroundTask:
@@ -176,31 +173,3 @@ def _nudging(tasks: Sequence[BackgroundTask]) -> Callable[[], None]:
             task.nudge()
 
     return served
-
-
-async def _serve(name: str) -> None:
-    """One plugin, with the tasks that its calls leave work to, until a signal."""
-    from netdrivers.service import housekeeping
-
-    state_dir = dispatch.state_dir(os.environ)
-    # [::1] is the service's, which may run beside.
-    others = [*housekeeping.tasks(state_dir, loopback6=False), _namer(state_dir, os.environ)]
-    directory = os.environ.get("NETDRIVERS_DOCKER_PLUGINS") or DEFAULT_DIR
-    plugin = DockerPlugins(directory, state_dir, os.environ, [name], _nudging(others))
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    tasks = [*others, _sweeper(state_dir), plugin]
-    for task in tasks:
-        await task.start()
-    await stop.wait()
-    for task in reversed(tasks):
-        await task.stop()
-
-
-if __name__ == "__main__":
-    if sys.argv[1:] not in [[name] for name in DRIVERS]:
-        sys.exit(f"usage: python -m netdrivers.service.docker {'|'.join(DRIVERS)}")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    dispatch.serve()
-    asyncio.run(_serve(sys.argv[1]))
