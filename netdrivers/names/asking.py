@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 
 from netdrivers.names.text import DOMAIN
 
 TIMEOUT_SECONDS = 1.0
-TRIES = 2
+TRIES, PAUSE_SECONDS = 3, 0.2
+"""A server that was started just now needs a moment."""
 
 
 def answers(address: str, port: int) -> bool:
@@ -26,6 +28,8 @@ def answers(address: str, port: int) -> bool:
                 client.connect((address, port))
                 client.send(question)
                 return client.recv(512)[:2] == number
-            except OSError:
+            except TimeoutError:
                 continue
+            except OSError:
+                time.sleep(PAUSE_SECONDS)
     return False

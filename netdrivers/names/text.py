@@ -66,12 +66,11 @@ def _is_name(name: str) -> bool:
 def content(network: Network, attached: Sequence[Attached]) -> str:
     """A network's file; "" when there is nobody to serve, or no address to serve them from."""
     listening = servers(lease for _, lease in attached)
-    lines = list(_lines(attached))
-    if not listening or not lines:
+    if not listening:
         return ""
     given = merged_dns(network.dns, network.ipam.dns).nameservers
     outside = [NOWHERE] if file_name(network) != network.name else list(filter(_is_address, given))
-    return "\n".join([" ".join(filter(None, (",".join(listening), ",".join(outside)))), *lines, ""])
+    return "\n".join([" ".join(filter(None, (",".join(listening), ",".join(outside)))), *_lines(attached), ""])
 
 
 def _lines(attached: Sequence[Attached]) -> Iterator[str]:

@@ -79,7 +79,8 @@ def _keep(key: str, name: str, aliases: tuple[str, ...], lifecycle: Lifecycle) -
         named = replace(record.attachment, label=name, aliases=tuple(dict.fromkeys(aliases)))
         with store.writing():
             store.change_attachment(named, record.result, record.operations)
-    lifecycle.names.changed(named.network)
+        network = store.network(named.network)
+    lifecycle.names.changed(named.network, network.network if network else None)
 
 
 def _ask(path: str, what: str) -> Document:
