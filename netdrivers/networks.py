@@ -83,9 +83,11 @@ class Networks:
 
         claim: a place that a network has to have among hosts is claimed, and not only foreseen.
         """
-        from netdrivers.ipam import ranges
+        completed = network
+        if network.ipam.kind not in ("none", "delegated"):
+            from netdrivers.ipam import ranges  # 50 ms of netaddr, for whom it concerns
 
-        completed = msgspec.structs.replace(network, ipam=ranges.complete(network.ipam))
+            completed = msgspec.structs.replace(network, ipam=ranges.complete(network.ipam))
         query = driver.needs(completed, None)
         facts = self._kernel.facts(query) if query else Facts()
         settled = driver.settle(completed, facts)
@@ -200,6 +202,8 @@ class Networks:
             self._restore(name, applied, before, before.operations if before else ())
 
     def _set_pools(self, network: Network) -> None:
+        if not network.ipam.pools:
+            return
         from netdrivers.ipam import ranges
 
         for index, pool in enumerate(network.ipam.pools):
