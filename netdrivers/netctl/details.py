@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 from netdrivers import networks_file
+from netdrivers.cluster.options import plain_without_secrets, without_secrets
 from netdrivers.errors import NotFound
 from netdrivers.model import Network
 from netdrivers.names import text
@@ -62,9 +63,9 @@ def network(name: str) -> dict[str, Any]:
         "kind": "network",
         "name": name,
         "file": file.path if file else None,
-        "config": file.config if file else None,
+        "config": plain_without_secrets(file.config) if file else None,
         "ready": record.ready if record else False,
-        "network": output.plain(record.network) if record else None,
+        "network": output.plain(without_secrets(record.network)) if record else None,
         "operations": _operations(record.operations) if record else [],
         "drift": _drift(life.kernel.drift(record.operations)) if record else [],
         "names": _names(record.network) if record else None,

@@ -19,6 +19,8 @@ COMMANDS = {
     "ls": ("listing:ls", "List the attachments of this host."),
     "inspect": ("inspect:inspect", "Show all that is known of a network or a container."),
     "ports": ("listing:ports", "List published ports and who holds them."),
+    "peers": ("peers:peers", "List the hosts of overlay networks."),
+    "fdb": ("fdb:fdb", "List what leads to other hosts, held against the record."),
     "gc": ("upkeep:gc", "Remove what dead containers left."),
     "reload": ("upkeep:reload", "Apply again whatever is missing from the kernel."),
     "exec": ("enter:enter", "Run a command in a network namespace."),

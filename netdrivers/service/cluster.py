@@ -20,7 +20,7 @@ from netdrivers.service.background import Periodic
 
 log = logging.getLogger(__name__)
 
-LOOK_INTERVAL, LOOK_SETTLE = 5.0, 0.02
+LOOK_INTERVAL, LOOK_SETTLE = 1.0, 0.02
 """Seconds: how often networks that no call of the service made are looked for, and how long calls are gathered."""
 
 RECONCILE_INTERVAL = 60.0
