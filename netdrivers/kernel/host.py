@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from netdrivers import errors
+from netdrivers.kernel import carrier, handlers, listeners, nftables, rtnl
 from netdrivers.kernel import facts as fact_room
-from netdrivers.kernel import handlers, listeners, nftables, rtnl
 from netdrivers.kernel.namespaces import Sandbox, adopt_sandbox, open_sandbox
 from netdrivers.kernel.session import ApplyFailed, Session
 from netdrivers.kernel.socket import NetlinkError
@@ -81,6 +81,7 @@ class Kernel:
                         self._fault(operation)
                     handlers.APPLY[type(operation)](operation, session)
                 session.flush()
+                carrier.settle(operations, session)
                 return tuple(session.applied)
             except errors.NetdriversError as error:
                 raise ApplyFailed(error, self._took_effect(session)) from error
