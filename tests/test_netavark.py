@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -492,6 +493,14 @@ def test_create_refuses_a_macvlan(host: Host, outside: Namespace, more: dict[str
         assert word in message
 
 
+def test_create_of_an_ipvlan_and_of_an_overlay(host: Host, outside: Namespace) -> None:
+    given = asked("lan", driver="netdrivers-ipvlan", options={"parent": "wire0", "mode": "l3"})
+    lan = done(host, "create", {**given, "subnets": [{"subnet": "192.0.2.0/24"}]}, program="netdrivers-ipvlan")
+    assert (lan["network_interface"], lan["options"]) == ("wire0", {"mode": "l3"})
+    message = refused(host, "create", asked("far", driver="netdrivers-overlay"), program="netdrivers-overlay")
+    assert "--opt network=NAME" in message
+
+
 # What goes wrong
 
 
@@ -505,6 +514,38 @@ def test_failed_setup_leaves_the_host_as_it_was(host: Host, lab: Callable[..., N
         listener.close()
     assert_same(host, before)
     assert host.rows() == {}
+
+
+KEEPER = """
+import socket, sys
+with open("/proc/self/comm", "w") as file:
+    file.write(sys.argv[1])
+server = socket.create_server(("0.0.0.0", 8080))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("name", "fits"), [("podman", True), ("conmon", True), ("podmanx", False)])
+def test_podman_itself_holds_the_port(
+    host: Host, outside: Namespace, container_: Namespace, name: str, fits: bool
+) -> None:
+    """Podman binds a container's ports before it has it wired, so that nobody else listens there."""
+    command = ["nsenter", f"--net={host.path}", "--", sys.executable, "-c", KEEPER, name]
+    keeper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    web = Echo(container_, 80, "web")
+    try:
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == b"ready\n"
+        given = container(network(), "10.95.0.2", ports=[port(8080, 80)])
+        if fits:
+            done(host, "setup", given, container_)
+            assert ask(outside, "192.0.2.1", 8080) == "web 192.0.2.2"
+        else:
+            assert "held by podmanx" in refused(host, "setup", given, container_)
+    finally:
+        web.close()
+        keeper.communicate()
 
 
 def test_address_and_port_of_another_container(host: Host, lab: Callable[..., Namespace]) -> None:

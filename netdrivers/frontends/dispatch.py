@@ -15,7 +15,7 @@ from netdrivers.state.store import Store
 DEFAULT_STATE_DIR = "/run/netdrivers"
 CNI_DRIVERS = ("bridge", "host", "macvlan", "ipvlan", "none", "overlay", "portmap", "firewall", "tuning")
 CNI_TYPES = (*CNI_DRIVERS, "loopback")
-NETAVARK = {"netdrivers-bridge": "bridge", "netdrivers-macvlan": "macvlan", "netdrivers-overlay": "overlay"}
+NETAVARK = {f"netdrivers-{driver}": driver for driver in ("bridge", "macvlan", "ipvlan", "overlay")}
 """Podman's plugins, and the driver that each is."""
 
 OCI_HOOK = "netdrivers-oci-hook"

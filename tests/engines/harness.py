@@ -359,7 +359,8 @@ def _cgroup_parents() -> set[Path]:
 def _remove_cgroups(parents: set[Path]) -> bool:
     """Remove what engines left, where no process is in it; true when all is gone."""
     for parent in parents:
-        if parent.name in ("libpod_parent", "default", "k8s.io", "docker", "machine", "netdrivers-tests"):
+        known = ("libpod_parent", "default", "k8s.io", "docker", "machine", "netdrivers-tests")
+        if parent.name in known or parent.name.startswith("lxc."):
             for folder, _, _ in os.walk(parent, topdown=False):
                 with contextlib.suppress(OSError):
                     os.rmdir(folder)

@@ -10,6 +10,7 @@ from pathlib import Path
 from . import containerd, podman
 from .conftest import MakeHost
 from .harness import BIN_DIR, EngineHost, eventually
+from .needs import program
 from .snapshot import difference, network, settled
 
 PAGES = Path(__file__).parents[2] / "docs" / "engines"
@@ -51,6 +52,24 @@ def test_podman_page(engine_host: MakeHost) -> None:
     with nothing_left(host):
         follow(host, "podman-cni.md")
     assert host.engine("podman", "ps", "--all", "--quiet") == ""
+
+
+def test_podman_5_page(engine_host: MakeHost) -> None:
+    host = engine_host("podman", r"version 5\.", "debian13")
+    podman.configure(host)
+    with nothing_left(host):
+        follow(host, "podman-netavark.md")
+    assert host.engine("podman", "ps", "--all", "--quiet") == ""
+
+
+def test_oci_page(engine_host: MakeHost) -> None:
+    for name in ("runc", "crun", "lxc-start", "systemd-nspawn"):
+        program(name)
+    host = engine_host("podman", r"version [45]\.", "debian12")
+    host.run("umount", "/sys/fs/cgroup/unified", check=False)  # crun does not take both kinds of cgroups side by side
+    podman.configure(host)
+    with nothing_left(host):
+        follow(host, "oci.md")
 
 
 def test_containerd_page(engine_host: MakeHost) -> None:

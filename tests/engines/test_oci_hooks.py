@@ -159,7 +159,7 @@ def test_lxc(host: EngineHost) -> None:
 
 @pytest.mark.usefixtures("kept")
 def test_systemd_nspawn(host: EngineHost) -> None:
-    program("systemd-nspawn", "systemd-container")
+    program("systemd-nspawn")
     host.engine("mkdir", "-p", f"{ROOT}/usr")  # without it nspawn takes the directory for no system
     host.engine("ip", "netns", "add", "box")
     host.machine("netctl", "add", "shop", "box", "--publish", "8080:80")

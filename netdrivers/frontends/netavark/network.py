@@ -30,7 +30,7 @@ def network_of(document: Document, driver: str, env: Mapping[str, str], where: s
             allowed = f"a network of the driver {driver}; that one is of netdrivers-{named.driver}"
             raise ConfigError(f"{where}options.network", given.network, allowed)
         return named
-    if driver not in ("bridge", "macvlan"):
+    if driver != "bridge" and driver not in options.ON_PARENT:
         raise MissingField(f"{where}options.network", f"a named network of the driver {driver} (--opt network=NAME)")
     internal = get(document, "internal", bool, False, where)
     return Network(
@@ -55,7 +55,7 @@ def _facts(document: Document, driver: str, given: options.Options, internal: bo
         if get(document, "dns_enabled", bool, False, where) and not given.driver.get("unmanaged"):
             found["names"] = True
         return found
-    return {"master": interface} if driver == "macvlan" and interface else {}
+    return {"master": interface} if interface else {}
 
 
 def _ipam(document: Document, given: options.Options, internal: bool, where: str) -> Ipam:

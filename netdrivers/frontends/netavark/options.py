@@ -42,6 +42,9 @@ _REFUSED = {
 DOCKER = {"com.docker.network.driver.mtu": "mtu", "com.docker.network.bridge.enable_icc": "icc"}
 """Docker's names, as compose files carry them to Podman."""
 
+ON_PARENT = ("macvlan", "ipvlan")
+"""Drivers of links on a device of the host, which publish no ports."""
+
 MODES = ("managed", "unmanaged")
 
 
@@ -62,7 +65,7 @@ def known(driver: str) -> dict[str, msgspec.structs.FieldInfo | None]:
         for field in msgspec.structs.fields(find_driver(driver).options_type)
         if field.name not in _ELSEWHERE and field.type in (bool, int, str, bool | str)
     }
-    own = {"bridge": ("mode",), "macvlan": ("parent",)}.get(driver, ())
+    own = ("mode",) if driver == "bridge" else ("parent",) if driver in ON_PARENT else ()
     return {**dict.fromkeys(sorted({*_SHARED, *own})), **fields}
 
 

@@ -13,6 +13,7 @@ from netdrivers.drivers.common import check_link_name, checked_mac
 from netdrivers.frontends.cni.config import port_mappings
 from netdrivers.frontends.netavark import network as networks
 from netdrivers.frontends.netavark.create import ENGINE, create, refuse_other
+from netdrivers.frontends.netavark.options import ON_PARENT
 from netdrivers.frontends.reading import Document, check_ifname, check_name, decode, get, need, objects, strings
 from netdrivers.frontends.request import Request, Response
 from netdrivers.frontends.stale import drop_stale
@@ -126,14 +127,14 @@ def _container_options(given: Document, where: str) -> dict[str, Any]:
 
 def _publishes(network: Network) -> bool:
     options = network.options
-    if network.driver == "macvlan" or network.ipam.kind == "none":
+    if network.driver in ON_PARENT or network.ipam.kind == "none":
         return False
     return not options.get("internal") and not options.get("unmanaged")
 
 
 def _ports(document: Document, network: Network) -> tuple[PortMapping, ...]:
     """What to publish here. Podman hands all of a container's ports to each of its networks, and those
-    that cannot publish (internal, macvlan, unmanaged, without addresses) leave it to the others."""
+    that cannot publish (internal, macvlan, ipvlan, unmanaged, without addresses) leave it to the others."""
     if not _publishes(network):
         return ()
     asked = []

@@ -8,7 +8,6 @@ netdrivers/alias, each a comma-separated list, and netdrivers/name (of the conta
 from __future__ import annotations
 
 import getopt
-import ipaddress
 from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
@@ -110,21 +109,23 @@ def _at(values: tuple[str, ...], position: int) -> str:
 
 def _by_network(texts: tuple[str, ...], networks: list[Network]) -> list[list[str]]:
     """Each address to the network whose subnet holds it; to the only one, if that has no subnets of its own."""
+    import ipaddress
+
     found: list[list[str]] = [[] for _ in networks]
+    subnets = [
+        [ipaddress.ip_network(part.subnet, strict=False) for pool in network.ipam.pools for part in pool.ranges]
+        for network in networks
+    ]
     for text in texts:
         try:
             address = ipaddress.ip_interface(text).ip
         except ValueError:
             raise ConfigError("ip", text, "an address, such as 10.1.0.5 or fd00:1::5") from None
-        holding = [i for i, network in enumerate(networks) if any(address in subnet for subnet in _subnets(network))]
+        holding = [i for i, own in enumerate(subnets) if any(address in subnet for subnet in own)]
         if not holding and len(networks) == 1:
             holding = [0]
         if not holding:
-            known = ", ".join(str(subnet) for network in networks for subnet in _subnets(network)) or "no network's"
+            known = ", ".join(str(subnet) for own in subnets for subnet in own) or "no network's"
             raise ConfigError("ip", text, f"an address of {known}")
         found[holding[0]].append(text)
     return found
-
-
-def _subnets(network: Network) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    return [ipaddress.ip_network(part.subnet, strict=False) for pool in network.ipam.pools for part in pool.ranges]
