@@ -66,6 +66,8 @@ def taken(
                     if _listening(mapping.protocol, port) & kept:
                         continue
                 pid = holder(mapping.protocol, port)
+                if pid is None and _bindable(mapping.protocol, kind, address, port):
+                    continue  # closed since, as by the service that has just learnt of the last container's end
                 if pid is None or not (pid == ours or _is_monitor(pid, container)):
                     return port, _described(pid)
     return None
