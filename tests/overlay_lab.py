@@ -22,6 +22,7 @@ import pytest
 
 from netdrivers.service import client
 from netdrivers.service.status import Status
+from tests.authority import Authority
 from tests.lab import PROJECT, CniFailed, Echo, Host, Namespace, ask
 
 Lab = Callable[..., Namespace]
@@ -81,10 +82,16 @@ class Switch:
 class Member:
     """One etcd server in a namespace of its own."""
 
-    def __init__(self, namespace: Namespace, address: str, folder: Path, scheme: str, options: Sequence[str]) -> None:
+    def __init__(
+        self, namespace: Namespace, address: str, folder: Path, options: Sequence[str], tls: Authority | None
+    ) -> None:
         self.namespace = namespace
         self.address = address
-        self.endpoint = f"{scheme}://{address}:2379"
+        self.endpoint = f"{'https' if tls else 'http'}://{address}:2379"
+        self.credentials: list[str] = []
+        """Options of etcdctl."""
+        if tls:
+            self.credentials = ["--cacert", str(tls.ca), "--cert", str(tls.server), "--key", str(tls.server_key)]
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -107,13 +114,13 @@ class Member:
             self._process.wait(30)
             self._process = None
 
-    def ctl(self, *words: str) -> str:
+    def ctl(self, *words: str, given: str = "") -> str:
         """Run etcdctl beside it."""
-        return self._ctl(*words).stdout
+        return self._ctl(*words, given=given).stdout
 
-    def _ctl(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def _ctl(self, *words: str, check: bool = True, given: str = "") -> subprocess.CompletedProcess[str]:
         return self.namespace.run(
-            "etcdctl", "--endpoints", self.endpoint, *words, check=check,
+            "etcdctl", "--endpoints", self.endpoint, *self.credentials, *words, check=check, input=given,
             env={"PATH": os.environ["PATH"], "ETCDCTL_API": "3"},
         )  # fmt: skip
 
@@ -125,7 +132,10 @@ class Member:
 class Etcd:
     """A cluster of real etcd servers on the switch, at 192.0.2.101 and up."""
 
-    def __init__(self, switch: Switch, lab: Lab, folder: Path, count: int = 1, first: int = 101) -> None:
+    def __init__(
+        self, switch: Switch, lab: Lab, folder: Path, count: int = 1, first: int = 101, tls: Authority | None = None,
+        options: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.members: list[Member] = []
         addresses = [f"192.0.2.{first + i}" for i in range(count)]
         peers = ",".join(f"{address}=http://{address}:2380" for address in addresses)
@@ -133,13 +143,18 @@ class Etcd:
             namespace = lab(f"etcd{first + i}")
             namespace.run("ip", "link", "set", "lo", "up")
             switch.join(namespace, first + i)
-            options = [
+            scheme = "https" if tls else "http"
+            every = [
                 "--name", address, "--listen-peer-urls", f"http://{address}:2380",
                 "--initial-advertise-peer-urls", f"http://{address}:2380", "--initial-cluster", peers,
-                "--listen-client-urls", f"http://{address}:2379", "--advertise-client-urls", f"http://{address}:2379",
-                "--initial-cluster-token", f"token{first}", "--log-level", "error",
+                "--listen-client-urls", f"{scheme}://{address}:2379",
+                "--advertise-client-urls", f"{scheme}://{address}:2379",
+                "--initial-cluster-token", f"token{first}", "--log-level", "error", *options,
             ]  # fmt: skip
-            self.members.append(Member(namespace, address, folder / f"etcd{first + i}", "http", options))
+            if tls:
+                every += ["--client-cert-auth", "--trusted-ca-file", str(tls.ca), "--cert-file", str(tls.server),
+                          "--key-file", str(tls.server_key)]  # fmt: skip
+            self.members.append(Member(namespace, address, folder / f"etcd{first + i}", every, tls))
 
     @property
     def endpoints(self) -> list[str]:
@@ -312,14 +327,17 @@ def config(endpoints: list[str], **more: Any) -> dict[str, Any]:
 class World:
     """Hosts with services, and an etcd cluster."""
 
-    def __init__(self, lab: Lab, folder: Path, hosts: int = 3, members: int = 1, **more: Any) -> None:
+    def __init__(
+        self, lab: Lab, folder: Path, hosts: int = 3, members: int = 1, tls: Authority | None = None,
+        etcd_options: Sequence[str] = (), **more: Any,
+    ) -> None:  # fmt: skip
         self.lab = lab
         self.switch = Switch(lab)
-        self.etcd = Etcd(self.switch, lab, folder, members).start()
+        self.etcd = Etcd(self.switch, lab, folder, members, tls=tls, options=etcd_options).start()
         self.hosts: list[Host] = []
         self.services: list[Service] = []
         self.containers = Containers()
-        self._more = more
+        self.more = more
         self._executables = folder / "bin"
         subprocess.run(
             [sys.executable, "-m", "netdrivers.netctl", "install", "--bin-dir", str(self._executables)],
@@ -328,16 +346,16 @@ class World:
         for _ in range(hosts):
             self.new_host()
 
-    def new_host(self) -> Host:
-        """One more host, with its service."""
+    def new_host(self, **env: str) -> Host:
+        """One more host, with its service in an environment."""
         host = self.switch.host(len(self.hosts) + 1)
         self.hosts.append(host)
-        self.services.append(Service(host).start())
+        self.services.append(Service(host, **env).start())
         return host
 
     def config(self, **more: Any) -> dict[str, Any]:
         """The network's configuration."""
-        return config(self.etcd.endpoints, **{**self._more, **more})
+        return config(self.etcd.endpoints, **{**self.more, **more})
 
     def call(self, host: Host, command: str, netns: Namespace | None, name: str, **more: Any) -> Any:
         """Call the installed executable, as an engine does; the host's service does the work."""

@@ -194,15 +194,15 @@ class Etcd:
             self._check_cluster(changes.header)
             yield changes
 
-    def survey(self) -> None:
-        """Ask every endpoint that answers soon which cluster it is of. ForeignCluster when they differ."""
-        key = {"key": text(b"\0"), "limit": "1"}
+    def survey(self, key: bytes) -> None:
+        """Ask every endpoint that answers soon for a key, and see which cluster it is of. ForeignCluster."""
+        body = msgspec.json.encode({"key": text(key)})
         answering = self._current
         for i in range(len(self.options.endpoints)):
             self.close()
             self._current = i
             try:
-                self._on_endpoint("/v3/kv/range", msgspec.json.encode(key), Range, LEAST_SHARE_SECONDS)
+                self._on_endpoint("/v3/kv/range", body, Range, LEAST_SHARE_SECONDS)
             except (_Failed, _Refused):
                 continue
         self.close()
@@ -254,7 +254,8 @@ class Etcd:
     def _check_cluster(self, header: Header) -> None:
         if self.cluster and header.cluster_id and header.cluster_id != self.cluster:
             known = f"an etcd of cluster {self.cluster:x}, as the others are or as this network joined"
-            raise ForeignCluster("etcd.endpoints", f"{self.endpoint} (cluster {header.cluster_id:x})", known)
+            hint = "netctl network rm lets a network forget the cluster that it joined"
+            raise ForeignCluster("etcd.endpoints", f"{self.endpoint} (cluster {header.cluster_id:x})", known, hint)
         self.cluster = self.cluster or header.cluster_id
 
     def _send(self, path: str, data: bytes, share: float, stream: bool = False) -> Any:
@@ -270,11 +271,11 @@ class Etcd:
             except (ConnectionError, http.client.RemoteDisconnected, http.client.CannotSendRequest) as error:
                 self.close()
                 if fresh:
-                    raise _Failed(_words(error)) from None
+                    raise _Failed(self._reason(error)) from None
             except (OSError, http.client.HTTPException) as error:
                 self.close()
                 self._refuse_certificate(error)
-                raise _Failed(_words(error)) from None
+                raise _Failed(self._reason(error)) from None
         raise AssertionError("unreachable")
 
     def _connect(self, seconds: float) -> None:
@@ -315,6 +316,16 @@ class Etcd:
                 words = f"a readable PEM file with its key in etcd.key ({_words(error)})"
                 raise ConfigError("etcd.cert", self.options.cert, words) from None
         return context
+
+    def _reason(self, error: Exception) -> str:
+        """In words; a server that does not like our certificate may just hang up."""
+        import ssl
+
+        hung_up = isinstance(error, ssl.SSLError | ConnectionResetError | http.client.RemoteDisconnected)
+        if not (hung_up and self.endpoint.startswith("https:")):
+            return _words(error)
+        whom = f"the certificate {self.options.cert}" if self.options.cert else "clients without a certificate"
+        return f"{_words(error)}; does it accept {whom} (etcd.cert)?"
 
     def _refuse_certificate(self, error: Exception) -> None:
         """ConfigError where the trouble is a certificate, ours or etcd's."""

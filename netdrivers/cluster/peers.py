@@ -85,7 +85,7 @@ class Clustered:
 
     def claim(self, known: Place | None) -> Place:
         """A known place is as good when etcd is not to be had."""
-        from netdrivers.cluster import join, rotation
+        from netdrivers.cluster import join, layout, rotation
         from netdrivers.cluster.etcd import Unreachable
 
         who = identity(self._network)
@@ -93,7 +93,7 @@ class Clustered:
             try:
                 if known is None:
                     join.look(etcd, who)  # what is wrong is found before each endpoint is tried
-                    etcd.survey()
+                    etcd.survey(layout.SCHEMA_KEY)
                 return self._place(rotation.renew(etcd, who, join.claim(etcd, who, known.slice if known else "")))
             except Unreachable:
                 if known is None:

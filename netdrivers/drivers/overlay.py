@@ -150,8 +150,9 @@ class OverlayDriver:
 
     def keeps_place(self, before: Network, after: Network) -> bool:
         """See SpanningDriver."""
-        keys = ("subnet", "slicePrefix", "vni", "port", "encrypted", "local", "peers", "etcd")
-        return all(before.options.get(key) == after.options.get(key) for key in keys)
+        keys = ("subnet", "slicePrefix", "vni", "port", "encrypted", "local")
+        same = all(before.options.get(key) == after.options.get(key) for key in keys)
+        return same and (before.options.get("etcd") is None) == (after.options.get("etcd") is None)
 
     def whole(self, network: Network) -> str:
         """See SpanningDriver."""
