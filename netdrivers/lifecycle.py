@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Protocol
 
@@ -17,11 +17,11 @@ from netdrivers.ipam import allocator
 from netdrivers.kernel.host import Kernel
 from netdrivers.kernel.namespaces import Sandbox
 from netdrivers.kernel.session import ApplyFailed
-from netdrivers.model import Attachment, Facts, Lease, LeasedAddress, Network, PortMapping, Result
+from netdrivers.model import Attachment, Facts, Lease, LeasedAddress, Network, Result
 from netdrivers.names.book import Names
 from netdrivers.networks import Networks, lock_name
-from netdrivers.operations import Drift, FirewallTable, Operations, Plan, Publish, Veth
-from netdrivers.publish import WILDCARDS, families_of
+from netdrivers.operations import Drift, FirewallTable, Operations, Plan, Veth
+from netdrivers.publishing import Publishing, Rollback
 from netdrivers.state import locks
 from netdrivers.state.store import AttachmentRecord, NetworkRecord, Store
 
@@ -50,10 +50,6 @@ class Preview(Struct, frozen=True):
         return [operation.line() for operation in (*self.network, *self.attachment.operations)]
 
 
-class _Rollback(Exception):
-    """Leaves a write transaction without a trace."""
-
-
 class Lifecycle:
     """The one interface under every front end.
 
@@ -66,6 +62,7 @@ class Lifecycle:
         self.kernel = kernel
         self.defer_unlink = defer_unlink
         self.networks = Networks(store, kernel)
+        self.publishing = Publishing(store, kernel, self._apply)
         self.names = Names(store)
 
     # add
@@ -135,8 +132,8 @@ class Lifecycle:
         The attachment's plan, and what it brings to its network.
         """
         network, driver = record.network, find_driver(record.network.driver)
-        attachment = self._with_standby(attachment)
-        self._refuse_listeners(network, attachment)
+        attachment = self.publishing.with_standby(attachment)
+        self.publishing.refuse_listeners(network, attachment)
         with self.store.writing():
             if driver.chained:
                 lease = _lease_of(attachment.previous)
@@ -146,7 +143,7 @@ class Lifecycle:
             else:
                 lease = allocator.allocate(network, attachment.addresses, attachment.key, self.store)
             for mapping in attachment.ports:
-                self._reserve(mapping, lease, attachment.key, network)
+                self.publishing.reserve(mapping, lease, attachment.key)
             plan = driver.plan(network, attachment, lease, self._among_others(facts, attachment))
             plan = self.names.announced(network, lease, plan)
             shared = driver.plan_shared(network, attachment, lease)
@@ -154,49 +151,11 @@ class Lifecycle:
             self.store.touch_network(network.name, idle=False)
         return plan, shared
 
-    def _with_standby(self, attachment: Attachment) -> Attachment:
-        """Ports that the container publishes on another network already are not published twice."""
-        others = self.store.attachments(container=attachment.container) if attachment.ports else []
-        held = {mapping for other in others for mapping in other.attachment.ports}
-        if held.isdisjoint(attachment.ports):
-            return attachment
-        standby = tuple(mapping for mapping in attachment.ports if mapping in held)
-        ports = tuple(mapping for mapping in attachment.ports if mapping not in held)
-        return replace(attachment, ports=ports, standby=standby)
-
-    def _take_over(self, left: Attachment) -> None:
-        """Publish again, by the container's other networks, what an attachment published that has left."""
-        for other in self.store.attachments(container=left.container):
-            mine = tuple(mapping for mapping in other.attachment.standby if mapping in left.ports)
-            if mine and other.state == "attached":
-                with suppress(errors.NetdriversError):  # leaving must not fail for it
-                    self.publish(other.attachment.key, (*other.attachment.ports, *mine))
-
     def _among_others(self, facts: Facts, attachment: Attachment) -> Facts:
         """The facts with what the container's other networks gave it."""
         others = self.store.attachments(container=attachment.container)
         routes = [route for other in others if other.attachment.key != attachment.key for route in other.result.routes]
         return replace(facts, taken_routes=tuple(map(route_place, routes))) if routes else facts
-
-    def _refuse_listeners(self, network: Network, attachment: Attachment) -> None:
-        texts = [part.subnet for pool in network.ipam.pools for part in pool.ranges]
-        families = frozenset(6 if ":" in text else 4 for text in texts) or frozenset({4, 6})
-        for mapping in attachment.ports:
-            found = self.kernel.port_taken(
-                mapping, families, self.store.service_pid(), attachment.container, attachment.keepers
-            )
-            if found:
-                raise errors.PortTaken(f"host port {found[0]}/{mapping.protocol} is held by {found[1]}")
-
-    def _reserve(self, mapping: PortMapping, lease: Lease, key: str, network: Network) -> None:
-        families = families_of(mapping, lease) or ([4, 6] if not lease.addresses else [])
-        for family in families:
-            host_ip = mapping.host_ip or ("::" if family == 6 else "0.0.0.0")
-            if (WILDCARDS.get(host_ip, family)) != family or (":" in host_ip) != (family == 6):
-                continue
-            found = self.store.reserve_ports(mapping, host_ip, key)
-            if found:
-                raise errors.PortTaken(f"host port {found[0]}/{mapping.protocol} is published by {found[1]}")
 
     def _or_forget(self, attachment: Attachment, work: Callable[[], None]) -> None:
         """Do the work, or take the attachment out of the store again."""
@@ -231,90 +190,6 @@ class Lifecycle:
                 failed.error.hint = "; ".join(left)
             raise failed.error from failed
 
-    # publish
-
-    def publish(self, key: str, ports: Sequence[PortMapping]) -> None:
-        """Publish exactly these host ports for an attachment that is there; none for an empty sequence.
-
-        UnknownContainer; PortTaken, ConfigError and KernelError leave published what was. UndoFailed
-        names what is still published; the next call tries again.
-        """
-        with locks.held(self.store.lock_path, key):
-            record = self._attached(key)
-            name = record.attachment.network
-            with locks.held(self.store.lock_path, lock_name(name), shared=True):
-                network = self.store.network(name)
-                assert network is not None
-                self._publish(record, network, replace(record.attachment, ports=tuple(ports)))
-
-    def _publish(self, record: AttachmentRecord, network: NetworkRecord, wanted: Attachment) -> None:
-        had = tuple(operation for operation in record.operations if isinstance(operation, Publish))
-        driver = find_driver(network.network.driver)
-        query = driver.needs(network.network, wanted)
-        facts = self.kernel.facts(query) if query else Facts()
-        plan = driver.plan(network.network, wanted, record.lease, facts)
-        want = tuple(operation for operation in plan.operations if isinstance(operation, Publish))
-        fresh = tuple(operation for operation in want if operation not in had)
-        gone = tuple(operation for operation in had if operation not in want)
-        others = tuple(operation for operation in record.operations if operation not in had)
-        added = tuple(mapping for mapping in wanted.ports if mapping not in record.attachment.ports)
-        self._refuse_listeners(network.network, replace(wanted, ports=added))
-        with self.store.writing():
-            self._reserve_all((*record.attachment.ports, *added), record, network.network)
-            self.store.change_attachment(record.attachment, record.result, (*record.operations, *fresh))
-        try:
-            self._apply(network, fresh, None)
-        except errors.NetdriversError:
-            with self.store.writing():
-                self._reserve_all(record.attachment.ports, record, network.network)
-                self.store.change_attachment(record.attachment, record.result, record.operations)
-            raise
-        # A call that died may have recorded more than it did.
-        self.kernel.mend(tuple(operation for operation in want if operation in had))
-        failures = self.kernel.undo(gone)
-        if failures:
-            raise errors.UndoFailed(failures)
-        with self.store.writing():
-            self._reserve_all(wanted.ports, record, network.network)
-            wanted = replace(wanted, standby=tuple(m for m in wanted.standby if m not in wanted.ports))
-            self.store.change_attachment(wanted, record.result, (*others, *want))
-
-    def _reserve_all(self, ports: Sequence[PortMapping], record: AttachmentRecord, network: Network) -> None:
-        """Make these the host ports that an attachment holds."""
-        key = record.attachment.key
-        self.store.free_ports(key)
-        for mapping in ports:
-            self._reserve(mapping, record.lease, key, network)
-
-    def free_port(self, key: str, mapping: PortMapping, last: int, avoid: Collection[int] = ()) -> PortMapping:
-        """The mapping on the first free host port from its own to ``last``, except some. Exhausted.
-
-        Nothing is reserved: publish may still find it taken by then.
-        """
-        record = self._attached(key)
-        network = self.store.network(record.attachment.network)
-        assert network is not None
-        for port in range(mapping.host_port, last + 1):
-            candidate = replace(mapping, host_port=port)
-            if port in avoid:
-                continue
-            try:
-                self._refuse_listeners(network.network, replace(record.attachment, ports=(candidate,)))
-                with self.store.writing():
-                    self._reserve(candidate, record.lease, "", network.network)
-                    raise _Rollback
-            except errors.PortTaken:
-                continue
-            except _Rollback:
-                return candidate
-        raise errors.Exhausted(f"no free host port from {mapping.host_port} to {last} for {mapping.protocol}")
-
-    def _attached(self, key: str) -> AttachmentRecord:
-        record = self.store.attachment(key)
-        if record is None or record.state != "attached":
-            raise errors.UnknownContainer(f"no attachment {key} is recorded")
-        return record
-
     # delete
 
     def delete(self, key: str, foreign: ForeignIpam | None = None, netns_fd: int = -1) -> bool:
@@ -329,7 +204,7 @@ class Lifecycle:
             if foreign is not None:
                 foreign.delete()
         if record is not None and record.attachment.ports:
-            self._take_over(record.attachment)
+            self.publishing.take_over(record.attachment)
         return record is not None
 
     def _remove(self, record: AttachmentRecord, netns_fd: int = -1) -> None:
@@ -363,7 +238,7 @@ class Lifecycle:
 
     def check(self, key: str, previous: Result | None = None, foreign: ForeignIpam | None = None) -> None:
         """CheckFailed names every difference of the attachment and its network; UnknownContainer without record."""
-        record = self._attached(key)
+        record = self.store.attached(key)
         differences = _result_differences(previous, record.result) if previous else []
         differences += [drift.line() for drift in self.drift(record)]
         if differences:
@@ -473,8 +348,8 @@ class Lifecycle:
                 for index, pool in enumerate(settled.ipam.pools):
                     if self.store.next_free(settled.name, index) is None:
                         reasons.append(f"no free address in {', '.join(part.subnet for part in pool.ranges)}")
-                raise _Rollback
-        except _Rollback:
+                raise Rollback
+        except Rollback:
             pass
         except errors.NetdriversError as error:
             reasons.append(str(error))
@@ -493,13 +368,13 @@ class Lifecycle:
                     settled, operations = self.networks.preview(network)
                     query = driver.needs(settled, attachment)
                     facts = self.kernel.facts(query, sandbox) if query else Facts()
-                    self._refuse_listeners(settled, attachment)
+                    self.publishing.refuse_listeners(settled, attachment)
                     if driver.chained:
                         lease = _lease_of(attachment.previous)
                     else:
                         lease = allocator.allocate(settled, attachment.addresses, attachment.key, self.store)
                     for mapping in attachment.ports:
-                        self._reserve(mapping, lease, attachment.key, settled)
+                        self.publishing.reserve(mapping, lease, attachment.key)
                     plan = driver.plan(settled, attachment, lease, self._among_others(facts, attachment))
                     plan = self.names.announced(settled, lease, plan)
                     record = self.store.network(network.name)
@@ -507,8 +382,8 @@ class Lifecycle:
                     shared = driver.plan_shared(settled, attachment, lease)
                     operations = (*operations, *(operation for operation in shared if operation not in there))
                     preview.append(Preview(operations, plan))
-                    raise _Rollback
-            except _Rollback:
+                    raise Rollback
+            except Rollback:
                 pass
         return preview[0]
 

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from netdrivers import operations
+from netdrivers.errors import UnknownContainer
 from netdrivers.model import Attachment, Lease, Network, PortMapping, Result
 from netdrivers.operations import Operations
 from netdrivers.state import locks
@@ -208,6 +209,13 @@ class Store:
         """An attachment's record."""
         row = self._db.execute(f"SELECT {self._COLUMNS} FROM attachments WHERE key = ?", (key,)).fetchone()
         return _read_attachment(row) if row else None
+
+    def attached(self, key: str) -> AttachmentRecord:
+        """The record of an attachment that is complete; UnknownContainer when there is none."""
+        record = self.attachment(key)
+        if record is None or record.state != "attached":
+            raise UnknownContainer(f"no attachment {key} is recorded")
+        return record
 
     def attachments(self, network: str | None = None, container: str | None = None) -> list[AttachmentRecord]:
         """All attachments, or those of a network, of a container, or of both; oldest first."""

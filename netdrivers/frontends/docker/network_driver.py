@@ -234,7 +234,7 @@ def program(request: Document, here: Here) -> Answer:
     for attempt in range(PORT_TRIES):
         mappings = ports.chosen(wanted, record.attachment.ports, here.lifecycle, key)
         try:
-            here.lifecycle.publish(key, mappings)
+            here.lifecycle.publishing.publish(key, mappings)
             break
         except errors.PortTaken:
             fixed = all(binding.mapping.host_port == binding.last for binding in wanted)
@@ -247,7 +247,7 @@ def revoke(request: Document, here: Here) -> Answer:
     """Publish nothing any more; an endpoint that is gone has nothing published."""
     for record in here.lifecycle.store.attachments(container=_endpoint(request)):
         if record.attachment.ports:
-            here.lifecycle.publish(record.attachment.key, ())
+            here.lifecycle.publishing.publish(record.attachment.key, ())
     return {}
 
 

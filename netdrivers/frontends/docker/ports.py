@@ -82,7 +82,7 @@ def chosen(
             mapping = binding.mapping
         elif mapping is None:
             taken = {m.host_port for m in [*found, *singles] if m.protocol == binding.mapping.protocol}
-            mapping = lifecycle.free_port(key, binding.mapping, binding.last, taken)
+            mapping = lifecycle.publishing.free_port(key, binding.mapping, binding.last, taken)
         found.append(mapping)
     return joined(found)
 
