@@ -33,14 +33,23 @@ class Periodic:
     """Does ``work`` every ``interval`` seconds, and ``settle`` seconds after a nudge.
 
     Nudges within settle are one; work never overlaps itself; a failure is logged and the next
-    turn comes all the same.
+    turn comes all the same. finish: work is done once more at the stop.
     """
 
-    def __init__(self, name: str, work: Callable[[], Awaitable[object]], interval: float, settle: float = 0.1) -> None:
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], Awaitable[object]],
+        interval: float,
+        settle: float = 0.1,
+        *,
+        finish: bool = False,
+    ) -> None:
         self.name = name
         self._work = work
         self._interval = interval
         self._settle = settle
+        self._finish = finish
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._runs = self._failures = 0
@@ -54,6 +63,8 @@ class Periodic:
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
+            if self._finish:
+                await self._turn()
 
     def nudge(self) -> None:
         self._wake.set()
@@ -63,18 +74,21 @@ class Periodic:
 
     async def _run(self) -> None:
         while True:
-            try:
-                self._runs += 1
-                await self._work()
-                self._error = ""
-            except Exception as error:
-                self._failures += 1
-                self._error = str(error)
-                log.exception("%s failed; it will be tried again", self.name)
+            await self._turn()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._interval)
                 await asyncio.sleep(self._settle)
             self._wake.clear()
+
+    async def _turn(self) -> None:
+        try:
+            self._runs += 1
+            await self._work()
+            self._error = ""
+        except Exception as error:
+            self._failures += 1
+            self._error = str(error)
+            log.exception("%s failed; it will be tried again", self.name)
 
 
 def in_thread(work: Callable[[], object]) -> Callable[[], Awaitable[object]]:

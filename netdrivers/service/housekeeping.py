@@ -54,7 +54,7 @@ def tasks(state_dir: str, loopback6: bool = True) -> Sequence[BackgroundTask]:
     idle = in_thread(lambda: lifecycle(state_dir).networks.remove_idle(IDLE_LINGER))
     names = in_thread(lambda: lifecycle(state_dir).names.mend())
     found: list[BackgroundTask] = [
-        Periodic("reaper", reap, REAP_INTERVAL, REAP_SETTLE),
+        Periodic("reaper", reap, REAP_INTERVAL, REAP_SETTLE, finish=True),
         Periodic("idle networks", idle, IDLE_INTERVAL, IDLE_INTERVAL),
         Periodic("names", names, NAMES_INTERVAL, NAMES_INTERVAL),
         Cluster(state_dir),

@@ -33,6 +33,8 @@ _SERVICE = """\
 Description=netdrivers: container network drivers, warm
 Requires={socket_unit}
 After={socket_unit} network-pre.target
+# Docker restores its containers as it starts, and waits only some seconds for its plugins.
+Before=docker.service
 
 [Service]
 Type=notify
