@@ -238,7 +238,7 @@ class Lifecycle:
 
     def check(self, key: str, previous: Result | None = None, foreign: ForeignIpam | None = None) -> None:
         """CheckFailed names every difference of the attachment and its network; UnknownContainer without record."""
-        record = self.store.attached(key)
+        record = self.store.complete_attachment(key)
         differences = _result_differences(previous, record.result) if previous else []
         differences += [drift.line() for drift in self.drift(record)]
         if differences:

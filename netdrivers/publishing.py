@@ -72,7 +72,7 @@ class Publishing:
         names what is still published; the next call tries again.
         """
         with locks.held(self._store.lock_path, key):
-            record = self._store.attached(key)
+            record = self._store.complete_attachment(key)
             name = record.attachment.network
             with locks.held(self._store.lock_path, lock_name(name), shared=True):
                 network = self._store.network(name)
@@ -123,7 +123,7 @@ class Publishing:
 
         Nothing is reserved: publish may still find it taken by then.
         """
-        record = self._store.attached(key)
+        record = self._store.complete_attachment(key)
         network = self._store.network(record.attachment.network)
         assert network is not None
         for port in range(mapping.host_port, last + 1):

@@ -210,7 +210,7 @@ class Store:
         row = self._db.execute(f"SELECT {self._COLUMNS} FROM attachments WHERE key = ?", (key,)).fetchone()
         return _read_attachment(row) if row else None
 
-    def attached(self, key: str) -> AttachmentRecord:
+    def complete_attachment(self, key: str) -> AttachmentRecord:
         """The record of an attachment that is complete; UnknownContainer when there is none."""
         record = self.attachment(key)
         if record is None or record.state != "attached":
