@@ -187,7 +187,7 @@ def nouns(
     """The network and attachment that a CNI configuration means, for calls of the lifecycle itself."""
     call = Arguments("ADD", container, netns.path, ifname, {}, "")
     network = network_of(config, config["type"])
-    return network, attachment_of(config, network, call, "test")
+    return network, attachment_of(config, network, call, "cni")
 
 
 class CniFailed(AssertionError):

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 _BASE = {"errors", "model", "near"}
 _PLANNING = {*_BASE, "operations", "publish", "ipam", "drivers"}
-_DOING = {*_PLANNING, "kernel", "state", "cluster", "names", "networks", "lifecycle"}
+_DOING = {*_PLANNING, "kernel", "state", "cluster", "names", "networks", "publishing", "lifecycle"}
 _ENTERING = {*_DOING, "portspec", "networks_file", "frontends"}
 
 # Each room, with the rooms that it may import; netdrivers.__version__ is everybody's.
@@ -31,7 +31,8 @@ ROOMS: dict[str, set[str]] = {
     "state": {*_BASE, "operations"},
     "cluster": _PLANNING,
     "names": {*_PLANNING, "state"},
-    "networks": _DOING - {"lifecycle"},
+    "networks": _DOING - {"publishing", "lifecycle"},
+    "publishing": _DOING - {"lifecycle"},
     "lifecycle": _DOING,
     "networks_file": {*_BASE, "frontends"},
     "frontends": _ENTERING,
