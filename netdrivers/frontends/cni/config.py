@@ -12,7 +12,6 @@ from netdrivers.frontends.reading import (
     Document,
     check_ifname,
     check_name,
-    folded,
     get,
     need,
     objects,
