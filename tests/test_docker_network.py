@@ -274,6 +274,16 @@ def test_address_and_port_of_a_container_that_died_unnoticed_are_free(docker: Do
     assert len(docker.lifecycle.store.attachments()) == 1
 
 
+def test_idle_network_stays_until_docker_deletes_it(docker: Docker, host: Host, container: Namespace) -> None:
+    network = docker.network(SHOP)
+    docker.run(network, container, "10.101.0.2/24").stop()
+    with host.entered():
+        assert docker.lifecycle.networks.remove_idle(0) == []
+    assert host.addresses(f"br-{network[:12]}") == {"10.101.0.1/24"}
+    docker.call("DeleteNetwork", NetworkID=network)
+    assert f"br-{network[:12]}" not in host.links()
+
+
 # As the core sees it
 
 

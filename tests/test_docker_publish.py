@@ -120,8 +120,9 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("then", ["again", "revoke", "delete"])
 @pytest.mark.parametrize("at", [8081, 8083])
+@pytest.mark.parametrize("first", [[], [port(80, 8080)]], ids=["nothing", "one"])
 def test_publish_that_died_is_finished_or_undone_by_the_next_call(
-    dockers: Callable[..., Docker], host: Host, outside: Namespace, container: Namespace, at: int, then: str
+    dockers: Callable[..., Docker], host: Host, outside: Namespace, container: Namespace, first: Any, at: int, then: str
 ) -> None:
     def die(operation: AnyOperation) -> None:
         if isinstance(operation, Publish) and operation.host_port == at:
@@ -129,7 +130,7 @@ def test_publish_that_died_is_finished_or_undone_by_the_next_call(
 
     docker = dockers()
     network = docker.network(SHOP)
-    endpoint = docker.run(network, container, "10.101.0.77/24", ports=[port(80, 8080)])
+    endpoint = docker.run(network, container, "10.101.0.77/24", ports=first)
     served(container)
     dying = dockers(fault=die)
     wanted = [port(80, 8081), port(80, 8083)]

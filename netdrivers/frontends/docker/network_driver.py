@@ -75,6 +75,7 @@ def create_network(request: Document, here: Here) -> Answer:
     except OSError:
         _remove(made, here)
         raise
+    _hold(made, here)
     return {}
 
 
@@ -87,12 +88,19 @@ def delete_network(request: Document, here: Here) -> Answer:
     return {}
 
 
+def _hold(kept: DockerNetwork, here: Here) -> None:
+    """Docker's network is there until Docker deletes it, idle or not: its subnet is taken, its gateway answers."""
+    if not kept.named:
+        with here.lifecycle.store.writing():
+            here.lifecycle.store.touch_network(kept.network.name, idle=False)
+
+
 def _remove(kept: DockerNetwork, here: Here) -> None:
     if kept.named:
         return
     for record in here.lifecycle.store.attachments(network=kept.network.name):
         here.lifecycle.delete(record.attachment.key)
-    with suppress(errors.NotFound):  # idle networks are taken away
+    with suppress(errors.NotFound):  # after a reboot it is there only when something has come to it
         here.lifecycle.networks.remove(kept.network.name)
 
 
@@ -189,6 +197,9 @@ def delete_endpoint(request: Document, here: Here) -> Answer:
     """Detach by the record, as often as asked."""
     for record in here.lifecycle.store.attachments(container=_endpoint(request)):
         here.lifecycle.delete(record.attachment.key)
+    kept = here.networks.get(id_of(request))
+    if kept is not None:
+        _hold(kept, here)
     return {}
 
 
@@ -246,7 +257,7 @@ def program(request: Document, here: Here) -> Answer:
 def revoke(request: Document, here: Here) -> Answer:
     """Publish nothing any more; an endpoint that is gone has nothing published."""
     for record in here.lifecycle.store.attachments(container=_endpoint(request)):
-        if record.attachment.ports:
+        if record.state == "attached":
             here.lifecycle.publishing.publish(record.attachment.key, ())
     return {}
 
