@@ -1,4 +1,4 @@
-"""The netavark plugins, called as Podman calls them: networks checked, containers wired, real packets."""
+"""The netavark plugins wire containers as Podman has them called: real packets, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -16,110 +16,24 @@ import pytest
 from netdrivers import __version__
 from netdrivers.frontends import dispatch
 from netdrivers.frontends.request import Request
-from netdrivers.kernel.namespaces import own_inode
 from netdrivers.names import server
 from tests.lab import Echo, Host, Namespace, ask, pings
+from tests.netavark import (
+    BRIDGE,
+    MACVLAN,
+    asked,
+    assert_same,
+    container,
+    done,
+    network,
+    plugin,
+    port,
+    refused,
+    shared,
+    still,
+)
 from tests.recorded import Recorded, requests
 from tests.resolving import becomes, needs_server, resolv_conf, resolve, serving
-
-BRIDGE, MACVLAN = "netdrivers-bridge", "netdrivers-macvlan"
-ID = "3482b2c6445fe2e18993f85da855fe23554f25089c4b304bb88b3f953e6c2fb1"
-
-
-def plugin(host: Host, verb: str, document: Any, netns: Namespace | None = None, program: str = BRIDGE) -> Any:
-    """What a plugin answers: (exit code, its JSON, None when it says nothing)."""
-    args = (verb,) if netns is None else (verb, netns.path)
-    stdin = document if isinstance(document, bytes) else json.dumps(document).encode()
-    env = host.env(NETDRIVERS_NETWORKS_DIR=str(host.state_dir / "networks.d"))
-    with host.entered():
-        response = dispatch.handle(Request(program, args, env, stdin, host_inode=own_inode()))
-    return response.exit_code, json.loads(response.stdout) if response.stdout else None
-
-
-def done(host: Host, verb: str, document: Any, netns: Namespace | None = None, program: str = BRIDGE) -> Any:
-    """The answer of a call that succeeds."""
-    code, answer = plugin(host, verb, document, netns, program)
-    assert code == 0, answer
-    return answer
-
-
-def refused(host: Host, verb: str, document: Any, netns: Namespace | None = None, program: str = BRIDGE) -> str:
-    """The message of a call that fails."""
-    code, answer = plugin(host, verb, document, netns, program)
-    assert code == 1, answer
-    assert list(answer) == ["error"]
-    assert "internal error" not in answer["error"]
-    return str(answer["error"])
-
-
-def asked(name: str = "shop", **more: Any) -> dict[str, Any]:
-    """A network as Podman hands it to ``create``."""
-    return {
-        "name": name, "id": ID, "driver": BRIDGE, "created": "0001-01-01T00:00:00Z", "ipv6_enabled": False,
-        "internal": False, "dns_enabled": True, **more,
-    }  # fmt: skip
-
-
-def network(name: str = "shop", subnets: tuple[str, ...] = ("10.95.0.0/24",), **more: Any) -> dict[str, Any]:
-    """A network as netavark hands it to ``setup``, nulls and all."""
-    gateways = [f"{subnet.partition('/')[0].removesuffix('0')}1" for subnet in subnets]
-    return {
-        "dns_enabled": False, "driver": BRIDGE, "id": ID, "internal": False,
-        "ipv6_enabled": any(":" in subnet for subnet in subnets), "name": name, "network_interface": f"nd-{name}",
-        "options": None, "ipam_options": None, "routes": None, "network_dns_servers": None,
-        "subnets": [
-            {"gateway": gateway, "lease_range": None, "subnet": subnet}
-            for subnet, gateway in zip(subnets, gateways, strict=True)
-        ],
-        **more,
-    }  # fmt: skip
-
-
-def port(host: int, inside: int, protocol: str = "tcp", count: int = 1, host_ip: str = "") -> dict[str, Any]:
-    """One port mapping."""
-    return {"container_port": inside, "host_ip": host_ip, "host_port": host, "protocol": protocol, "range": count}
-
-
-def container(
-    net: dict[str, Any], *ips: str, number: int = 1, ports: list[dict[str, Any]] | None = None, ifname: str = "eth0",
-    **options: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """A container on a network, as ``setup`` and ``teardown`` get it."""
-    return {
-        "container_id": f"{number:064x}", "container_name": f"c{number}", "port_mappings": ports, "network": net,
-        "network_options": {
-            "aliases": [f"{number:012x}"], "interface_name": ifname, "static_ips": list(ips), "static_mac": None,
-            "options": None, **options,
-        },
-    }  # fmt: skip
-
-
-def shared(host: Host, config: dict[str, Any]) -> None:
-    """A named network of the host."""
-    folder = Path(host.state_dir / "networks.d")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{config['name']}.json").write_text(json.dumps(config))
-
-
-def still(host: Host) -> dict[str, Any]:
-    """The host as it looks once it looks the same twice: the kernel is busy with a new link for a moment."""
-    seen = [host.snapshot()]
-    for _ in range(40):
-        time.sleep(0.05)
-        seen.append(host.snapshot())
-        if seen[-1] == seen[-2]:
-            break
-    return seen[-1]
-
-
-def assert_same(host: Host, before: dict[str, Any]) -> None:
-    """The host looks as before, or does in a moment."""
-    for _ in range(40):
-        if host.snapshot() == before:
-            return
-        time.sleep(0.05)
-    assert host.snapshot() == before
-
 
 # What real engines sent
 
@@ -217,80 +131,6 @@ def test_the_executable_speaks_the_protocol(host: Host, container_: Namespace) -
     assert container_.addresses("eth0") == {"10.95.0.2/24"}
     assert run("teardown", container_.path, document=given) == (0, None)
     assert run("dance", document=given)[0] == 1
-
-
-# create
-
-
-def test_create_chooses_subnets_apart_from_what_is_used(host: Host) -> None:
-    first = done(host, "create", asked("a", ipv6_enabled=True))
-    assert [":" in item["subnet"] for item in first["subnets"]] == [False, True]
-    assert first["ipv6_enabled"] is True
-    again = done(host, "create", asked("a", ipv6_enabled=True))
-    assert again == first, "the same host, the same answer"
-    host.run("ip", "link", "add", "other", "type", "bridge")
-    host.run("ip", "addr", "add", first["subnets"][0]["gateway"] + "/24", "dev", "other")
-    host.run("ip", "link", "set", "other", "up")
-    moved = done(host, "create", asked("a", ipv6_enabled=True))
-    assert moved["subnets"][0] != first["subnets"][0]
-    assert moved["subnets"][1] == first["subnets"][1]
-
-
-def test_create_keeps_what_it_does_not_know(host: Host) -> None:
-    given = asked(labels={"l": "1"}, subnets=[{"subnet": "10.9.0.0/24", "lease_range": {"start_ip": "10.9.0.9"}}])
-    answer = done(host, "create", given)
-    assert answer["labels"] == {"l": "1"}
-    assert answer["subnets"] == [
-        {"subnet": "10.9.0.0/24", "lease_range": {"start_ip": "10.9.0.9"}, "gateway": "10.9.0.1"}
-    ]
-
-
-def test_create_adds_the_family_that_is_missing(host: Host) -> None:
-    given = asked(ipv6_enabled=True, subnets=[{"subnet": "fd00:9::/64"}])
-    answer = done(host, "create", given)
-    assert answer["subnets"][0] == {"subnet": "fd00:9::/64", "gateway": "fd00:9::1"}
-    assert ":" not in answer["subnets"][1]["subnet"]
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"options": {"mtuu": "1400"}}, ["options.mtuu", "did you mean mtu?"]),
-        ({"options": {"mtu": "much"}}, ["options.mtu", "'much'", "a whole number"]),
-        ({"options": {"mtu": "20"}}, ["mtu", "20", "68"]),
-        ({"options": {"vlan": "5000"}}, ["vlan", "5000", "4094"]),
-        ({"options": {"isolate": "maybe"}}, ["isolate", "'maybe'", "strict"]),
-        ({"options": {"no_default_route": "perhaps"}}, ["no_default_route", "true or false"]),
-        ({"options": {"metric": "-1"}}, ["metric", "-1", "0 to 4294967295"]),
-        ({"options": {"mode": "wild"}}, ["mode", "'wild'", "managed or unmanaged"]),
-        ({"options": {"vrf": "red"}}, ["vrf", "not supported"]),
-        ({"options": {"bridge": "br9"}}, ["bridge", "--interface-name"]),
-        ({"options": {"firewall": "magic"}}, ["firewall", "'magic'", "nft or iptables"]),
-        ({"options": {"network": "nope"}}, ["no network 'nope'"]),
-        ({"options": {"mtu": 1400}}, ["options.mtu", "a string"]),
-        ({"network_interface": "far-too-long-a-name"}, ["bridge", "far-too-long-a-name"]),
-        ({"subnets": [{"subnet": "10.9.0.0"}]}, ["subnets[0].subnet", "CIDR"]),
-        ({"subnets": [{"subnet": "10.9.0.7/24"}]}, ["subnets[0].subnet", "10.9.0.0/24"]),
-        ({"subnets": [{"subnet": "10.9.0.0/24", "gateway": "10.8.0.1"}]}, ["gateway", "10.8.0.1"]),
-        ({"subnets": [{"subnet": "10.9.0.0/24"}, {"subnet": "10.9.0.0/16"}]}, ["10.9.0.0/16", "apart from"]),
-        ({"subnets": [{"subnet": "192.0.2.0/25"}]}, ["192.0.2.0/25", "wire0"]),
-        ({"ipam_options": {"driver": "dhcp"}}, ["ipam_options.driver", "'dhcp'", "host-local or none"]),
-        ({"name": "../x"}, ["name", "'../x'"]),
-        ({"name": None}, ["name: missing"]),
-    ],
-)
-def test_create_refuses(host: Host, outside: Namespace, more: dict[str, Any], words: list[str]) -> None:
-    before = still(host)
-    message = refused(host, "create", asked(**more))
-    for word in words:
-        assert word in message
-    assert_same(host, before)
-
-
-def test_create_refuses_the_subnet_of_a_network_in_use(host: Host, container_: Namespace) -> None:
-    done(host, "setup", container(network("shop"), "10.95.0.2"), container_)
-    given = asked("yard", subnets=[{"subnet": "10.95.0.0/16"}])
-    assert "overlaps 10.95.0.0/24 of network shop" in refused(host, "create", given)
 
 
 # setup and teardown
@@ -475,30 +315,6 @@ def test_macvlan(host: Host, outside: Namespace, container_: Namespace) -> None:
     done(host, "teardown", given, container_, MACVLAN)
     assert container_.links() == {"lo"}
     assert_same(host, before)
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({}, ["subnets", "--subnet"]),
-        ({"subnets": [{"subnet": "10.9.0.0/24"}], "options": {"mode": "sideways"}}, ["mode", "sideways", "vepa"]),
-        ({"subnets": [{"subnet": "10.9.0.0/24"}], "options": {"parent": "nope0"}}, ["nope0", "wire0"]),
-        ({"subnets": [{"subnet": "10.9.0.0/24"}], "options": {"bclim": "3"}}, ["bclim", "bcqueuelen"]),
-        ({"subnets": [{"subnet": "10.9.0.0/24"}], "options": {"isolate": "true"}}, ["isolate", "not an option"]),
-    ],
-)
-def test_create_refuses_a_macvlan(host: Host, outside: Namespace, more: dict[str, Any], words: list[str]) -> None:
-    message = refused(host, "create", asked("lan", driver=MACVLAN, **more), program=MACVLAN)
-    for word in words:
-        assert word in message
-
-
-def test_create_of_an_ipvlan_and_of_an_overlay(host: Host, outside: Namespace) -> None:
-    given = asked("lan", driver="netdrivers-ipvlan", options={"parent": "wire0", "mode": "l3"})
-    lan = done(host, "create", {**given, "subnets": [{"subnet": "192.0.2.0/24"}]}, program="netdrivers-ipvlan")
-    assert (lan["network_interface"], lan["options"]) == ("wire0", {"mode": "l3"})
-    message = refused(host, "create", asked("far", driver="netdrivers-overlay"), program="netdrivers-overlay")
-    assert "--opt network=NAME" in message
 
 
 # What goes wrong
