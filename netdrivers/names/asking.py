@@ -9,27 +9,30 @@ import time
 
 from netdrivers.names.text import DOMAIN
 
-TIMEOUT_SECONDS = 1.0
-TRIES, PAUSE_SECONDS = 3, 0.2
-"""A server that was started just now needs a moment."""
+KINDS = {4: 1, 6: 28}
+"""A and AAAA (RFC 1035, RFC 3596)."""
+
+_TRY_SECONDS, _PAUSE_SECONDS = 0.5, 0.01
 
 
-def answers(address: str, port: int) -> bool:
-    """Whether anybody answers a question for a name of ours, which no server asks others for."""
+def answers(address: str, port: int, name: str, family: int, seconds: float) -> bool:
+    """Whether a server knows, within some time, the address of a family (4 or 6) of a name of ours.
+
+    For the name "" it is enough that somebody answers.
+    """
     number = os.urandom(2)
-    labels = f"server.{DOMAIN}".split(".")
-    name = b"".join(bytes([len(label)]) + label.encode("ascii") for label in labels) + b"\0"
-    question = number + struct.pack("!5H", 0x0100, 1, 0, 0, 0) + name + struct.pack("!2H", 1, 1)
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as client:
-        client.settimeout(TIMEOUT_SECONDS)
-        for _ in range(TRIES):
+    labels = f"{name or 'server'}.{DOMAIN}".split(".")
+    encoded = b"".join(bytes([len(label)]) + label.encode("ascii") for label in labels) + b"\0"
+    question = number + struct.pack("!5H", 0x0100, 1, 0, 0, 0) + encoded + struct.pack("!2H", KINDS[family], 1)
+    deadline = time.monotonic() + seconds
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(_TRY_SECONDS)
+        while time.monotonic() < deadline:
             try:
                 client.connect((address, port))
                 client.send(question)
-                return client.recv(512)[:2] == number
-            except TimeoutError:
-                continue
-            except OSError:
-                time.sleep(PAUSE_SECONDS)
+                answer = client.recv(512)
+                return answer[:2] == number and (not name or answer[6:8] != b"\0\0")  # how many records
+            except OSError:  # nobody there yet, or the question was lost
+                time.sleep(_PAUSE_SECONDS)
     return False

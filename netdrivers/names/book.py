@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 
 from msgspec.structs import replace
@@ -15,6 +16,8 @@ from netdrivers.state import locks
 from netdrivers.state.store import Store
 
 LOCK = "names"
+PATIENCE_SECONDS, AWAKE_SECONDS = 2.0, 0.7
+"""How long an answer is waited for, of a server that runs and of one that was started just now."""
 
 
 class Names:
@@ -46,12 +49,16 @@ class Names:
                 self._serve(self._write(name))
 
     def mend(self) -> None:
-        """Put everything right: files, and the process."""
+        """Put everything right: files, and the process, also one that runs and does not answer."""
         known = {record.network.name for record in self._store.networks() if text.wanted(record.network)}
         left = {name.removesuffix(text.INTERNAL) for name in self._listed()}
         if known or left:
+            pid = server.running(self.folder)
+            silent = pid is not None and bool(self._silent(self._paths()))
             with suppress(OSError, errors.Busy), locks.held(self._store.lock_path, LOCK):
                 written = [self._write(name) for name in sorted(known | left)]
+                if pid is not None and silent and server.running(self.folder) == pid:
+                    server.stop(pid, self.folder)
                 self._serve(any(written))
 
     def trouble(self, network: Network) -> str:
@@ -61,19 +68,23 @@ class Names:
         attached = self._store.attached(network.name)
         if not text.content(network, attached):
             return ""
-        from netdrivers.names.asking import answers
-
-        for address in text.servers(lease for _, lease in attached):
-            if not answers(address, server.PORT):
-                said = server.said(self.log)
-                return f"nobody answers at {address} port {server.PORT}" + (f": {said}" if said else "")
-        return ""
+        files = self._files(network.name)
+        if not files:
+            return "not written down yet: netctl reload does it"
+        silent = self._silent(files)
+        if not silent:
+            return ""
+        said = server.said(self.log)
+        return f"nobody answers for it at {silent} port {server.PORT}" + (f": {said}" if said else "")
 
     def _listed(self) -> list[str]:
         try:
             return [name for name in os.listdir(self.folder) if name != server.PID_FILE]
         except FileNotFoundError:
             return []
+
+    def _paths(self) -> list[str]:
+        return [f"{self.folder}/{name}" for name in self._listed()]
 
     def _files(self, network: str) -> list[str]:
         found = (f"{self.folder}/{network}{suffix}" for suffix in ("", text.INTERNAL))
@@ -108,10 +119,23 @@ class Names:
                 server.stop(pid, self.folder)
         elif pid is None and path is not None:
             server.start(path, self.folder, self.log)
+            self._silent(self._paths(), AWAKE_SECONDS)  # a version that is told of a change so early is lost (1.4)
         elif pid is not None and changed:
             server.reread(pid)
 
+    def _silent(self, paths: Sequence[str], seconds: float = PATIENCE_SECONDS) -> str:
+        """The first address where nobody answers for the networks of some files, "" when somebody does for all."""
+        from netdrivers.names.asking import answers
+
+        for path in paths:
+            with suppress(FileNotFoundError):  # its last container has just left
+                question = text.question(_read(path))
+                for address in question.servers:
+                    if not answers(address, server.PORT, question.name, question.family, seconds):
+                        return address
+        return ""
+
 
 def _read(path: str) -> str:
-    with open(path, encoding="ascii") as file:
+    with open(path, encoding="ascii", errors="replace") as file:
         return file.read()

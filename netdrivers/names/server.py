@@ -7,6 +7,7 @@ reads all again at SIGHUP.
 from __future__ import annotations
 
 import os
+import select
 import signal
 from contextlib import suppress
 
@@ -16,6 +17,7 @@ PROGRAM = "aardvark-dns"
 PLACES = ("/usr/lib/podman", "/usr/libexec/podman", "/usr/local/lib/podman", "/usr/local/libexec/podman")
 PID_FILE = "aardvark.pid"
 PORT = 53
+STOP_MILLISECONDS = 1000
 
 
 def executable() -> str | None:
@@ -40,7 +42,7 @@ def running(folder: str) -> int | None:
 
 
 def start(path: str, folder: str, log: str) -> None:
-    """Start it; it serves when this returns. OSError with its words when it does not start."""
+    """Start it; it will serve in a moment. OSError with its words when it does not start."""
     command = [path, "--config", folder, "--port", str(PORT), "--filter-search-domain", f".{DOMAIN}", "run"]
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
     spawned = os.posix_spawn(
@@ -66,9 +68,16 @@ def reread(pid: int) -> None:
 
 
 def stop(pid: int, folder: str) -> None:
-    """End it."""
+    """End it; its addresses are free for the next one when this returns."""
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
+        process = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+            ended = select.poll()
+            ended.register(process, select.POLLIN)
+            ended.poll(STOP_MILLISECONDS)
+        finally:
+            os.close(process)
     with suppress(FileNotFoundError):
         os.unlink(f"{folder}/{PID_FILE}")
 

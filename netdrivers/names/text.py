@@ -9,6 +9,8 @@ import _socket
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from msgspec import Struct
+
 from netdrivers.drivers.common import merged_dns
 from netdrivers.model import Attachment, Dns, Lease, Network
 
@@ -71,6 +73,24 @@ def content(network: Network, attached: Sequence[Attached]) -> str:
     given = merged_dns(network.dns, network.ipam.dns).nameservers
     outside = [NOWHERE] if file_name(network) != network.name else list(filter(_is_address, given))
     return "\n".join([" ".join(filter(None, (",".join(listening), ",".join(outside)))), *_lines(attached), ""])
+
+
+class Question(Struct, frozen=True):
+    """What to ask the servers of a network to see that they serve it: a name that has an address of a family."""
+
+    servers: tuple[str, ...]
+    name: str = ""
+    family: int = 4
+
+
+def question(content: str) -> Question:
+    """The question for a network's file; the name "" where nobody has one."""
+    head, *lines = content.splitlines() or [""]
+    listening = tuple(filter(None, head.split(" ")[0].split(",")))
+    fields = lines[0].split(" ") if lines else []
+    if len(fields) != 4:
+        return Question(listening)
+    return Question(listening, fields[3].split(",")[0], 4 if fields[1] else 6)
 
 
 def _lines(attached: Sequence[Attached]) -> Iterator[str]:

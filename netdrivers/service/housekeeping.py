@@ -15,7 +15,7 @@ REAP_INTERVAL, REAP_SETTLE = 2.0, 0.3
 IDLE_INTERVAL, IDLE_LINGER = 30.0, 300.0
 """Seconds: how often idle networks are looked for, and how long a network may be idle."""
 
-NAMES_INTERVAL = 10.0
+NAMES_INTERVAL = 30.0
 """Seconds after which a name server that died is back."""
 
 
