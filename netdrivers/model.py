@@ -190,7 +190,10 @@ class Attachment(Struct, frozen=True, omit_defaults=True):
 
 
 class LinkFact(Struct, frozen=True, omit_defaults=True):
-    """A link of the host. kind is IFLA_INFO_KIND ("" for hardware); vni and port are a VXLAN device's."""
+    """A link of the host. kind is IFLA_INFO_KIND ("" for hardware); vni and port are a VXLAN device's.
+
+    vlan_filtering is a bridge's.
+    """
 
     name: str
     index: int
@@ -202,6 +205,7 @@ class LinkFact(Struct, frozen=True, omit_defaults=True):
     master: int = 0
     vni: int = 0
     port: int = 0
+    vlan_filtering: bool = False
 
 
 class RouteFact(Struct, frozen=True, omit_defaults=True):

@@ -28,6 +28,7 @@ from netdrivers.operations import (
     Masquerade,
     Neighbour,
     Operations,
+    VlanLink,
 )
 from netdrivers.state import locks
 from netdrivers.state.store import AttachmentRecord, NetworkRecord, Store
@@ -375,7 +376,7 @@ def _refuse_cut(name: str, gone: Operations, wanted: Operations) -> None:
         new = bridges.get(operation.name) if isinstance(operation, Bridge) else None
         if isinstance(operation, Bridge) and new and new.vlan_filtering == operation.vlan_filtering:
             continue
-        if isinstance(operation, Bridge | Macvlan):
+        if isinstance(operation, Bridge | VlanLink | Macvlan):
             raise errors.Conflict(
                 f"network {name} has containers attached that need what it has now: {operation.line()}",
                 "delete them first, or give the new configuration another name",

@@ -140,6 +140,19 @@ class Bridge(Operation, frozen=True, tag="bridge"):
         return f"{'use' if self.adopt else 'create'} bridge {self.name}{extra}"
 
 
+class VlanLink(Operation, frozen=True, tag="vlan-link"):
+    """The host's own end in a VLAN of a bridge, up: what carries the gateway's addresses there."""
+
+    name: str
+    bridge: str
+    vlan: int
+    mac: str
+    mtu: int = 0
+
+    def line(self) -> str:
+        return f"host's end {self.name} in VLAN {self.vlan} of {self.bridge}"
+
+
 class Veth(Operation, frozen=True, tag="veth"):
     """A veth pair: host_name here, name in the sandbox (down until LinkUp).
 
@@ -386,6 +399,7 @@ AnyOperation = (
     | Publish
     | AllowSource
     | Bridge
+    | VlanLink
     | Veth
     | BridgePort
     | Macvlan

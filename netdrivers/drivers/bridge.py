@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from netdrivers.drivers import common
 from netdrivers.drivers.options import decode_options
-from netdrivers.errors import ConfigError
+from netdrivers.errors import ConfigError, HostLacks
 from netdrivers.model import (
     Attachment,
     Facts,
@@ -38,6 +38,7 @@ from netdrivers.operations import (
     PolicySet,
     Sysctl,
     Veth,
+    VlanLink,
 )
 from netdrivers.publish import publish_operations
 
@@ -131,8 +132,9 @@ class BridgeDriver:
             raise ConfigError("isDefaultGateway", True, "false in a network that is internal")
 
     def links(self, network: Network) -> tuple[str, ...]:
-        """The bridge."""
-        return (_settled(network).bridge,)
+        """The bridge, and the host's end in the network's VLAN."""
+        options = _settled(network)
+        return tuple(dict.fromkeys((options.bridge, _host_end(options))))
 
     def plan_network(self, network: Network, facts: Facts) -> Operations:
         """Forwarding, the bridge with its gateways, and its membership in the firewall's sets."""
@@ -145,6 +147,11 @@ class BridgeDriver:
     def _shared(self, network: Network, facts: Facts, lease: Lease | None) -> Operations:
         options = _settled(network)
         bridge, backend = options.bridge, _backend(network)
+        filtering = bool(options.vlan or options.vlan_trunk)
+        foreign = facts.link(bridge)
+        if foreign and filtering and not foreign.vlan_filtering:
+            hint = f"ip link set {bridge} type bridge vlan_filtering 1"
+            raise HostLacks(f"the host's bridge {bridge} does not filter VLANs", hint)
         subnets = _subnets(network, lease)
         families = sorted({6 if ":" in subnet else 4 for subnet, _ in subnets})
         found: list[AnyOperation] = [
@@ -152,19 +159,24 @@ class BridgeDriver:
                 bridge,
                 mac=derived_mac("bridge", bridge),
                 mtu=options.mtu,
-                vlan_filtering=bool(options.vlan or options.vlan_trunk),
+                vlan_filtering=filtering,
                 promiscuous=options.promisc_mode,
-                adopt=facts.link(bridge) is not None,
+                adopt=foreign is not None,
             )
         ]
         if options.unmanaged:
             return tuple(found)
+        if _host_end(options) != bridge:
+            bridge = _host_end(options)
+            found.append(
+                VlanLink(bridge, options.bridge, options.vlan, derived_mac("bridge", options.bridge), options.mtu)
+            )
         if 6 in families:
             # Until its own link-local address is checked, a bridge asks for no neighbour of a forwarded packet.
             found.append(Sysctl("host", f"net/ipv6/conf/{bridge}/accept_dad", "0"))
             found.append(Sysctl("host", f"net/ipv6/conf/{bridge}/disable_ipv6", "0"))
         if _is_gateway(options):
-            found += _gateways(options, subnets, facts)
+            found += _gateways(bridge, subnets, facts)
             found += [Forwarding(family) for family in families if not options.internal]
         found.append(FirewallTable(backend))
         found.append(BridgePolicy("bridges", bridge, backend))
@@ -253,10 +265,17 @@ def _subnets(network: Network, lease: Lease | None) -> list[tuple[str, str]]:
     return found
 
 
-def _gateways(options: BridgeOptions, subnets: list[tuple[str, str]], facts: Facts) -> list[AnyOperation]:
-    present = {fact.address for fact in facts.addresses if fact.link == options.bridge}
+def _host_end(options: BridgeOptions) -> str:
+    """The link by which the host is on the network: the bridge, or a device of its own in a VLAN of it."""
+    if options.vlan and _is_gateway(options):
+        return derived_name("ndvl", options.bridge, str(options.vlan))
+    return options.bridge
+
+
+def _gateways(link: str, subnets: list[tuple[str, str]], facts: Facts) -> list[AnyOperation]:
+    present = {fact.address for fact in facts.addresses if fact.link == link}
     wanted = [f"{gateway}/{subnet.partition('/')[2]}" for subnet, gateway in subnets if gateway]
-    return [InterfaceAddress("host", options.bridge, address) for address in wanted if address not in present]
+    return [InterfaceAddress("host", link, address) for address in wanted if address not in present]
 
 
 def _trunk(options: BridgeOptions) -> tuple[tuple[int, int], ...]:

@@ -42,10 +42,12 @@ from netdrivers.operations import (
     Sysctl,
     Tunnel,
     Veth,
+    VlanLink,
     Vxlan,
 )
 
 _TRIES = 8
+_FILTERING = ("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_BR_VLAN_FILTERING")
 
 
 class Reader:
@@ -124,6 +126,15 @@ class Reader:
             self._policies = xfrm.policies(self.session.socket("xfrm"))
         return self._policies
 
+    def vlans(self, index: int) -> set[int]:
+        """The VLANs that a bridge's port, or a bridge itself, is in."""
+        route = self._route("host")
+        found = self._dump("vlans", "host", index, lambda: route.get_vlans(index=index))
+        return {
+            vlan["vid"] for link in found if link["index"] == index
+            for vlan in link.get("IFLA_AF_SPEC", {}).get_attrs("IFLA_BRIDGE_VLAN_INFO")
+        }  # fmt: skip
+
     def routes(self, where: Where, family: int) -> list[Any]:
         """The routes of a family (AF_INET, AF_INET6)."""
         return self._dump("routes", where, family, lambda: self._route(where).get_routes(family=family))
@@ -165,11 +176,23 @@ def _bridge(operation: Bridge, reader: Reader) -> str | None:
         return "is no bridge"
     if not link["flags"] & rtnl.IFF_UP:
         return "is down"
+    if operation.vlan_filtering and not link.get_nested(*_FILTERING):
+        return "does not filter VLANs"
     if operation.mac and not operation.adopt and link.get("IFLA_ADDRESS") != operation.mac:
         return f"has MAC {link.get('IFLA_ADDRESS')}, not {operation.mac}"
     if operation.mtu and not operation.adopt and link.get("IFLA_MTU") != operation.mtu:
         return f"has MTU {link.get('IFLA_MTU')}, not {operation.mtu}"
     return None
+
+
+def _vlan_link(operation: VlanLink, reader: Reader) -> str | None:
+    bridge = reader.link("host", operation.bridge)
+    if bridge is None:
+        return f"link {operation.bridge} missing on the host"
+    found = _in_sandbox(operation.name, operation.mac, "vlan", reader, "host")
+    if found:
+        return found
+    return None if operation.vlan in reader.vlans(bridge["index"]) else f"{operation.bridge} is not in the VLAN"
 
 
 def _in_sandbox(name: str, mac: str, kind: str, reader: Reader, where: Where = "sandbox") -> str | None:
@@ -209,7 +232,13 @@ def _bridge_port(operation: BridgePort, reader: Reader) -> str | None:
     ):
         if bool(port.get(attribute)) != wanted:
             return f"{operation.link} has {word} {'off' if wanted else 'on'}"
-    return None
+    return _port_vlans(operation, reader, link["index"]) if operation.vlan or operation.trunk else None
+
+
+def _port_vlans(operation: BridgePort, reader: Reader, index: int) -> str | None:
+    wanted = {vlan for first, last in operation.trunk for vlan in range(first, last + 1)}
+    missing = ({operation.vlan} - {0} | wanted) - reader.vlans(index)
+    return f"{operation.link} is not in VLAN {', '.join(map(str, sorted(missing)))}" if missing else None
 
 
 def _macvlan(operation: Macvlan, reader: Reader) -> str | None:
@@ -333,6 +362,7 @@ _READERS: dict[type, Callable[[Any, Reader], str | None]] = {
     FirewallTable: _table,
     ForwardAccept: _forward_accept,
     Bridge: _bridge,
+    VlanLink: _vlan_link,
     Veth: _veth,
     BridgePort: _bridge_port,
     Macvlan: _macvlan,

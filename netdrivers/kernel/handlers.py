@@ -15,7 +15,7 @@ from netdrivers import errors
 from netdrivers.kernel import firewall, rtnl, sysctls
 from netdrivers.kernel.session import GONE, Session
 from netdrivers.kernel.socket import NetlinkError
-from netdrivers.model import Where
+from netdrivers.model import LinkFact, Where
 from netdrivers.operations import (
     AllowSource,
     AnyOperation,
@@ -43,6 +43,7 @@ from netdrivers.operations import (
     Sysctl,
     Tunnel,
     Veth,
+    VlanLink,
     Vxlan,
 )
 
@@ -97,7 +98,10 @@ def apply_bridge(operation: Bridge, session: Session) -> None:
         promiscuous = True if operation.promiscuous else None
         session.send("host", operation, rtnl.set_link(index, up=True, promiscuous=promiscuous))
         return
-    if not _is_bridge(operation.name, session):
+    there = _link_of_kind(operation.name, "bridge", session)
+    if there and operation.vlan_filtering and not there.vlan_filtering:
+        session.send("host", operation, rtnl.filter_vlans(there.index))
+    if not there:
         create = rtnl.create_bridge(
             operation.name, operation.mac, operation.mtu, operation.vlan_filtering, operation.default_pvid
         )
@@ -112,12 +116,13 @@ def apply_bridge(operation: Bridge, session: Session) -> None:
     session.send("host", operation, body)
 
 
-def _is_bridge(name: str, session: Session) -> bool:
+def _link_of_kind(name: str, kind: str, session: Session) -> LinkFact | None:
     try:
-        return session.link("host", name).kind == "bridge"
+        found = session.link("host", name)
+        return found if found.kind == kind else None
     except errors.KernelError as error:
         if error.errno == errno.ENODEV:
-            return False
+            return None
         raise
 
 
@@ -125,6 +130,21 @@ def undo_bridge(operation: Bridge, session: Session) -> None:
     """Bridges of others stay."""
     if not operation.adopt:
         session.remove("host", [rtnl.delete_link(operation.name)])
+
+
+def apply_vlan_link(operation: VlanLink, session: Session) -> None:
+    """Where it is there already, only the bridge's own membership is renewed."""
+    bridge = session.index("host", operation.bridge)
+    messages = [rtnl.own_vlan(bridge, operation.vlan, add=True)]
+    if _link_of_kind(operation.name, "vlan", session) is None:
+        messages.append(rtnl.create_vlan_link(operation.name, bridge, operation.vlan, operation.mac, operation.mtu))
+    session.send("host", operation, *messages)
+
+
+def undo_vlan_link(operation: VlanLink, session: Session) -> None:
+    """The link goes, and the bridge leaves the VLAN."""
+    session.remove("host", [rtnl.delete_link(operation.name)])
+    _undo_on_link("host", operation.bridge, session, lambda index: rtnl.own_vlan(index, operation.vlan, add=False))
 
 
 def apply_veth(operation: Veth, session: Session) -> None:
@@ -347,6 +367,7 @@ APPLY: dict[type, Handler] = {
     ForwardAccept: firewall.apply_forward_accept,
     AllowSource: firewall.apply_allow_source,
     Bridge: apply_bridge,
+    VlanLink: apply_vlan_link,
     Veth: apply_veth,
     BridgePort: apply_bridge_port,
     Macvlan: apply_macvlan,
@@ -376,6 +397,7 @@ UNDO: dict[type, Handler] = {
     ForwardAccept: firewall.undo_forward_accept,
     AllowSource: firewall.undo_allow_source,
     Bridge: undo_bridge,
+    VlanLink: undo_vlan_link,
     Veth: undo_veth,
     BridgePort: undo_bridge_port,
     Macvlan: undo_macvlan,

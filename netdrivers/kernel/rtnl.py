@@ -40,6 +40,8 @@ IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 
 VETH_INFO_PEER = 1
 IFLA_INET6_ADDR_GEN_MODE = 8
 IFLA_BR_VLAN_FILTERING, IFLA_BR_VLAN_DEFAULT_PVID = 7, 39
+IFLA_BRIDGE_FLAGS, IFLA_BRIDGE_VLAN_INFO, BRIDGE_FLAGS_SELF = 0, 2, 2
+IFLA_VLAN_ID = 1
 IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_LEARNING = 1, 4, 8
 IFLA_BRPORT_ISOLATED, IFLA_BRPORT_NEIGH_SUPPRESS = 33, 32
 IFLA_MACVLAN_MODE, IFLA_MACVLAN_BC_QUEUE_LEN = 1, 7
@@ -115,6 +117,22 @@ def create_bridge(name: str, mac: str, mtu: int, vlan_filtering: bool, default_p
         if default_pvid >= 0:
             data += u16(IFLA_BR_VLAN_DEFAULT_PVID, default_pvid)
     info = string(IFLA_INFO_KIND, "bridge") + (nested(IFLA_INFO_DATA, data) if data else b"")
+    return RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + nested(IFLA_LINKINFO, info)
+
+
+def filter_vlans(index: int) -> Body:
+    """A bridge that is there begins to filter VLANs; its ports stay in the default one."""
+    info = string(IFLA_INFO_KIND, "bridge") + nested(IFLA_INFO_DATA, u8(IFLA_BR_VLAN_FILTERING, 1))
+    return RTM_NEWLINK, 0, _link(index=index) + nested(IFLA_LINKINFO, info)
+
+
+def create_vlan_link(name: str, bridge_index: int, vlan: int, mac: str, mtu: int) -> Body:
+    """A VLAN device (802.1Q) on a bridge, up."""
+    body = _link(flags=IFF_UP, change=IFF_UP) + string(IFLA_IFNAME, name) + u32(IFLA_LINK, bridge_index)
+    body += attribute(IFLA_ADDRESS, mac_bytes(mac))
+    if mtu:
+        body += u32(IFLA_MTU, mtu)
+    info = string(IFLA_INFO_KIND, "vlan") + nested(IFLA_INFO_DATA, u16(IFLA_VLAN_ID, vlan))
     return RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + nested(IFLA_LINKINFO, info)
 
 
@@ -213,6 +231,14 @@ def bridge_vlan(index: int, first: int, last: int, flags: int, add: bool) -> Bod
     else:
         parts = attribute(2, struct.pack("=HH", flags | 8, first)) + attribute(2, struct.pack("=HH", flags | 16, last))
     body = _link(index=index, family=AF_BRIDGE) + nested(IFLA_AF_SPEC, parts)
+    return (RTM_SETLINK if add else RTM_DELLINK), 0, body
+
+
+def own_vlan(bridge_index: int, vlan: int, add: bool) -> Body:
+    """The bridge itself is, or is not, in a VLAN: whether the host gets its frames."""
+    entry = attribute(IFLA_BRIDGE_VLAN_INFO, struct.pack("=HH", 0, vlan))
+    body = _link(index=bridge_index, family=AF_BRIDGE)
+    body += nested(IFLA_AF_SPEC, u16(IFLA_BRIDGE_FLAGS, BRIDGE_FLAGS_SELF) + entry)
     return (RTM_SETLINK if add else RTM_DELLINK), 0, body
 
 
@@ -340,19 +366,21 @@ def read_link(body: bytes) -> LinkFact:
     _, _, index, flags, _ = _LINK.unpack_from(body)
     found = attributes(body, _LINK.size)
     info = attributes(found.get(IFLA_LINKINFO, b""))
-    vxlan = info.get(IFLA_INFO_KIND, b"").startswith(b"vxlan")
-    data = attributes(info.get(IFLA_INFO_DATA, b"")) if vxlan else {}
+    kind = text(info.get(IFLA_INFO_KIND, b""))
+    data = attributes(info.get(IFLA_INFO_DATA, b"")) if kind in ("vxlan", "bridge") else {}
+    vxlan = data if kind == "vxlan" else {}
     return LinkFact(
         name=text(found.get(IFLA_IFNAME, b"")),
         index=index,
-        kind=text(info.get(IFLA_INFO_KIND, b"")),
+        kind=kind,
         mtu=number(found.get(IFLA_MTU, b"")),
         mac=found.get(IFLA_ADDRESS, b"").hex(":"),
         up=bool(flags & IFF_UP),
         loopback=bool(flags & IFF_LOOPBACK),
         master=number(found.get(IFLA_MASTER, b"")),
-        vni=number(data.get(IFLA_VXLAN_ID, b"")),
-        port=int.from_bytes(data.get(IFLA_VXLAN_PORT, b""), "big"),
+        vni=number(vxlan.get(IFLA_VXLAN_ID, b"")),
+        port=int.from_bytes(vxlan.get(IFLA_VXLAN_PORT, b""), "big"),
+        vlan_filtering=kind == "bridge" and bool(number(data.get(IFLA_BR_VLAN_FILTERING, b""))),
     )
 
 
