@@ -1,4 +1,4 @@
-"""A node's serial console, followed as it grows: what the job says goes to the terminal, the rest is kept for failures."""
+"""A node's serial console, followed as it grows: the job's lines to show, all for a failure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 STARTED = "vm-job: node"
 _NOISE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r|\x1b[()][A-Z0-9]|\x1bc")
-_SYSTEM = re.compile(r"^(\[ *\d+\.\d+\]|\[ *(OK|FAILED|DEPEND|WARN) *\]| {8,}|vm-job: exec)")
+_SYSTEM = re.compile(r"^(\[ *\d+\.\d+\]|\[ *(OK|FAILED|DEPEND|WARN) *\]| {9}(Start|Stopp|Mount|Unmount)ing)")
 
 
 class Console:

@@ -1,4 +1,4 @@
-"""Results of all phases as one JUnit file and as a summary: tests, skips, and what ran here that the host cannot run."""
+"""Results of all phases as one JUnit file and as a summary, with what ran here that the host cannot run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def summary(cases: Iterable[Xml.Element], has: dict[str, bool]) -> list[str]:
     lines = []
     files = sorted({case.get("classname", "") for case in cases})
     for file in files:
-        count = {word: 0 for word in ("passed", "failed", "skipped")}
+        count = dict.fromkeys(("passed", "failed", "skipped"), 0)
         seconds = 0.0
         for case in cases:
             if case.get("classname") == file:

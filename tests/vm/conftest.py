@@ -7,7 +7,6 @@ nodes(COUNT): wants so many machines; before_reboot, after_reboot: what the node
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,6 +77,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 if IN_NODE:
 
     @pytest.fixture(scope="session", autouse=True)
-    def machine_unchanged() -> Iterator[None]:
-        """Here the machine is the tests' own to change."""
-        yield
+    def machine_unchanged() -> None:
+        """Nothing to watch: here the machine is the tests' own to change."""
