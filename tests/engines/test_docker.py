@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -107,6 +108,18 @@ def test_container_is_listed_with_its_name(host: EngineHost) -> None:
     docker.network(host, "shop", *SHOP)
     docker.run(host, "web", "--network", "shop", "--publish", "8080:80")
     assert eventually(lambda: " docker " in (listed := host.machine("netctl", "ls")) and " web " in listed)
+
+
+def test_service_stays_small_with_ten_containers(host: EngineHost) -> None:
+    docker.network(host, "shop", *SHOP)
+    script = f"for i in $(seq 10); do docker run -d --network shop -p $((8100 + i)):80 {WEB} & done; wait"
+    host.engine("sh", "-c", script)
+    assert len(host.engine("docker", "ps", "--quiet").split()) == 10
+    for number in (8101, 8110):
+        assert host.fetch(HOST4, number) == HELLO
+    status = json.loads(host.machine("netctl", "service", "status", "--json"))
+    assert status["tasks"]["docker"]["calls"] > 40
+    assert status["rss"] < 64 * 2**20
 
 
 def test_restarted_container_is_published_again(host: EngineHost) -> None:
