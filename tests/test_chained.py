@@ -105,7 +105,7 @@ def test_tuning_sets_what_it_is_told(host: Host, container: Namespace) -> None:
     assert container.run("sysctl", "-n", "net.core.somaxconn").stdout.strip() == "512"
     assert result["interfaces"][-1]["mac"] == "02:00:00:00:00:42"
     assert pings(container, "10.20.0.1")
-    with pytest.raises(CniFailed, match="kernel.panic"):
+    with pytest.raises(CniFailed, match=r"kernel\.panic"):
         chain(host, "ADD", [{**tuning, "sysctl": {"kernel.panic": "1"}, "prevResult": result}], container, "c2")
 
 

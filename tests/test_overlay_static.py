@@ -190,5 +190,5 @@ def test_a_vni_in_use_is_refused_with_its_holder(lab: Callable[..., Namespace]) 
     cluster = Cluster(lab)
     host = cluster.hosts[0]
     host.run("ip", "link", "add", "vxother", "type", "vxlan", "id", "4242", "dstport", "4789", "dev", "eth0")
-    with pytest.raises(CniFailed, match="vni: 4242 .*vxother"):
+    with pytest.raises(CniFailed, match=r"vni: 4242 .*vxother"):
         host.cni("overlay", "ADD", cluster.config(), lab("c"))
