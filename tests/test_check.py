@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from tests.lab import CniFailed, Echo, Host, Namespace, ask, pings
 
 Lab = Callable[..., Namespace]
 
+MAC = "02:00:00:00:00:99"
 VETH = derived_name("veth", "net", "c1", "eth0")
 CONFIG: dict[str, Any] = {
     "cniVersion": "1.1.0", "name": "net", "type": "bridge", "bridge": "br-net", "isDefaultGateway": True,
@@ -188,6 +190,24 @@ def test_check_of_none(host: Host, container: Namespace) -> None:
         host.call("none", "CHECK", config, container)
 
 
+@pytest.mark.parametrize(
+    "damage", [f"ip link set br-net {change}" for change in ("mtu 1280", "down", f"address {MAC}")]
+)
+def test_a_bridge_is_mended_in_place(host: Host, container: Namespace, damage: str) -> None:
+    """Its ports, and the flows through them, are not to suffer."""
+    host.call("bridge", "ADD", CONFIG, container)
+
+    def seen() -> tuple[int, str]:
+        found = json.loads(host.run("ip", "-j", "link", "show", "br-net").stdout)[0]
+        return found["ifindex"], found["address"]
+
+    before = seen()
+    host.run("sh", "-c", damage)
+    with host.lifecycle() as lifecycle:
+        assert lifecycle.reload()
+    assert seen() == before
+
+
 def test_reload_mends_many_containers_after_their_bridge_is_deleted(host: Host, lab: Lab) -> None:
     plain = {**CONFIG, "runtimeConfig": {}}
     containers = [lab(f"c{number}") for number in range(3)]
@@ -304,3 +324,41 @@ def test_gc_dead_takes_containers_that_died_and_spares_the_living(host: Host, ou
         lifecycle.delete("net/alive/eth0/bridge")
         assert lifecycle.gc_dead() == ["network net"]
     assert host.snapshot() == before
+
+
+def test_bridge_is_ready_for_ipv6_at_once(host: Host, container: Namespace) -> None:
+    """While a bridge checks its link-local address, it asks for no neighbour of the packets that it forwards."""
+    host.call("bridge", "ADD", CONFIG, container)
+    assert "fe80::" in host.run("ip", "-6", "addr", "show", "dev", "br-net").stdout
+    assert host.run("ip", "-6", "addr", "show", "dev", "br-net", "tentative").stdout == ""
+
+
+def test_a_changed_chained_plugin_keeps_what_it_published(host: Host, lab: Lab) -> None:
+    """What attachments brought to a network stays with them, however the network changes."""
+    servers = []
+    for last, changed in ((2, {}), (3, {"comment": "another"})):
+        web, subnet = lab(f"web{last}"), f"10.2{last}.0"
+        host.run("ip", "link", "add", f"ref{last}", "type", "bridge")
+        host.run("ip", "link", "set", f"ref{last}", "up")
+        host.run("ip", "addr", "add", f"{subnet}.1/24", "dev", f"ref{last}")
+        host.run("ip", "link", "add", f"v{last}", "type", "veth", "peer", "name", "eth0", "netns", web.path)
+        host.run("ip", "link", "set", f"v{last}", "master", f"ref{last}", "up")
+        web.run("ip", "link", "set", "eth0", "up")
+        web.run("ip", "addr", "add", f"{subnet}.2/24", "dev", "eth0")
+        web.run("ip", "route", "add", "default", "via", f"{subnet}.1")
+        config = {
+            "cniVersion": "1.0.0", "name": "net", "type": "portmap", **changed,
+            "runtimeConfig": {"portMappings": [{"hostPort": 8080 + last, "containerPort": 80, "protocol": "tcp"}]},
+            "prevResult": {
+                "interfaces": [{"name": f"ref{last}"}, {"name": "eth0", "sandbox": web.path}],
+                "ips": [{"address": f"{subnet}.2/24", "gateway": f"{subnet}.1", "interface": 1}],
+            },
+        }  # fmt: skip
+        host.call("portmap", "ADD", config, web, web.name)
+        servers.append(Echo(web, 80, web.name))
+    try:
+        assert ask(host, "127.0.0.1", 8082).startswith("web2 ")
+        assert ask(host, "127.0.0.1", 8083).startswith("web3 ")
+    finally:
+        for server in servers:
+            server.close()

@@ -6,9 +6,14 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
+from netdrivers.errors import Busy, Conflict
+from netdrivers.model import Lease, LeasedAddress
+from netdrivers.networks import HOST_LOCK
+from netdrivers.state import locks
 from tests.lab import Host, Namespace, nouns, pings
 
 Lab = Callable[..., Namespace]
@@ -228,3 +233,51 @@ def test_a_second_call_waits_for_the_first(host: Host, container: Namespace) -> 
     assert deleted == [True]
     assert host.snapshot() == before
     assert not host.rows()
+
+
+class SlowIpam:
+    """An IPAM that answers when somebody else waits for the network that its caller is about to extend."""
+
+    def __init__(self, lock_path: str) -> None:
+        self.lock_path = lock_path
+        self.asked = threading.Event()
+
+    def add(self) -> Lease:
+        """Answer once another call holds the host's lock, as it does while it waits for the network's."""
+        self.asked.set()
+        for _ in range(1000):
+            try:
+                with locks.held(self.lock_path, HOST_LOCK, timeout_seconds=0.0):
+                    time.sleep(0.01)
+            except Busy:
+                return Lease((LeasedAddress("10.77.0.5/24", "10.77.0.1"),))
+        raise AssertionError("nobody waits")
+
+    def delete(self) -> None:
+        """Nothing to give back."""
+
+    def check(self) -> None:
+        """Always there."""
+
+
+def test_who_extends_a_network_does_not_wait_for_who_waits_for_it(host: Host, container: Namespace) -> None:
+    """An attachment that brings a gateway to its network, beside a call that wants to remove the network."""
+    config = network(ipam={"type": "foreign"})
+    refused: list[str] = []
+
+    def remove(asked: threading.Event) -> None:
+        assert asked.wait(20)
+        with host.lifecycle() as lifecycle:
+            try:
+                lifecycle.networks.remove("net")
+            except Conflict as error:
+                refused.append(str(error))
+
+    with host.lifecycle() as lifecycle:
+        foreign = SlowIpam(lifecycle.store.lock_path)
+        remover = threading.Thread(target=remove, args=(foreign.asked,))
+        remover.start()
+        lifecycle.add(*nouns(config, container), foreign)
+    remover.join()
+    assert refused == ["network net has 1 attachments"]
+    assert pings(container, "10.77.0.1")
