@@ -59,11 +59,15 @@ def engine_root(name: str, version: str, root: str) -> Path | None:
 
 @pytest.fixture(scope="module")
 def engine_host(images: dict[str, Path]) -> Iterator[MakeHost]:
-    """Makes hosts for an engine, with the images in /run and our executables in BIN_DIR; closed after the module."""
+    """Makes hosts for an engine, with the images in /run and our executables in BIN_DIR; closed after the module.
+
+    others: more engines that the host shall have, as (name, version).
+    """
     made: list[EngineHost] = []
 
-    def make(name: str, version: str, root: str) -> EngineHost:
-        host = EngineHost(engine_root(name, version, root))
+    def make(name: str, version: str, root: str, *others: tuple[str, str]) -> EngineHost:
+        found = [engine_root(*engine, root) for engine in ((name, version), *others)]
+        host = EngineHost(next(filter(None, found), None))
         made.append(host)
         for archive in images.values():
             shutil.copy(archive, host.path(f"/run/{archive.name}"))

@@ -38,9 +38,14 @@ def start(host: EngineHost) -> None:
 
 
 @contextlib.contextmanager
-def ctr_run(host: EngineHost, name: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The web server by ``ctr run --cni``; in the foreground, as ctr detaches from the network only when it waits."""
-    argv = ("ctr", "run", "--rm", "--cni", "--null-io", WEB, name)
+def ctr_run(
+    host: EngineHost, name: str, *options: str, image: str = WEB, command: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The web server by ``ctr run --cni``; in the foreground, as ctr detaches from the network only when it waits.
+
+    image, command: something else to run.
+    """
+    argv = ("ctr", "run", "--rm", "--cni", "--null-io", *options, image, name, *command)
     process = host.spawn(*argv, log=f"/run/{name}.log")
     try:
         # A task is first "CREATED", then attached to the network, then "RUNNING".

@@ -25,8 +25,9 @@ TOOLS = ("iptables", "nftables", "iproute2", "procps", "curl")
 ROOTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "debian12": ("bookworm", (*ENGINES, *TOOLS)),
     "debian13": ("trixie", (*ENGINES, "docker-cli", "netavark", *TOOLS)),
+    "lecture": ("bookworm", ("python3-flask", "python3-redis", "redis-server")),
 }
-"""Our names for the roots: suite, and what is installed there beyond debootstrap's minbase."""
+"""Our names for the roots: suite, and what is installed there beyond minbase. lecture is what containers run on."""
 
 BUILD = """
 debootstrap --variant=minbase --include=ca-certificates SUITE ROOT MIRROR

@@ -249,11 +249,19 @@ def attachment_of(config: Document, network: Network, call: Arguments, engine: s
         addresses=tuple(dict.fromkeys(addresses)),
         ports=port_mappings(runtime.get("portMappings"), "runtimeConfig.portMappings"),
         engine=engine,
-        label=call.args.get("K8S_POD_NAME", ""),
+        label=call.args.get("K8S_POD_NAME", "") or _name_in_id(call.container, engine),
         aliases=tuple(strings(aliases, config["name"], "runtimeConfig.aliases.")),
         previous=parse_result(previous) if previous is not None else None,
         origin=need(config, "name", str),
     )
+
+
+def _name_in_id(container: str, engine: str) -> str:
+    """ctr and nerdctl, which tell no name, put containerd's namespace before their id."""
+    if engine != "containerd" or not container.startswith("default-"):
+        return ""
+    name = container.removeprefix("default-")
+    return name[:12] if len(name) == 64 else name
 
 
 def dns_of_call(config: Document) -> Dns:
