@@ -5,7 +5,7 @@ RELEASE=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 
 # Engines come without a start of their services: see packages().
 engine_packages() {
-    packages podman containerd runc crun docker.io lxc debootstrap
+    packages podman containerd runc crun docker.io lxc systemd-container debootstrap
 }
 
 # The other release's engines; about a minute, once. Tests that need a root that could not be made are skipped by name.
