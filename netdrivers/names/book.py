@@ -35,7 +35,7 @@ class Names:
 
     def announced(self, network: Network, lease: Lease, plan: Plan) -> Plan:
         """The plan with our servers in its result, if names are switched on and somebody can serve them."""
-        if not text.wanted(network) or server.executable() is None:
+        if not text.wanted(network) or not self._able():
             return plan
         return replace(plan, result=replace(plan.result, dns=text.told(network, lease, plan.result.dns)))
 
@@ -63,7 +63,7 @@ class Names:
 
     def trouble(self, network: Network) -> str:
         """Why names do not resolve in a network that has them switched on, "" when they do."""
-        if server.executable() is None:
+        if not self._able():
             return f"{server.PROGRAM} is not installed: names do not resolve"
         attached = self._store.attached(network.name)
         if not text.content(network, attached):
@@ -76,6 +76,10 @@ class Names:
             return ""
         said = server.said(self.log)
         return f"nobody answers for it at {silent} port {server.PORT}" + (f": {said}" if said else "")
+
+    def _able(self) -> bool:
+        """Whether there is a server: one to start, or one that runs, which is elsewhere for a plugin in a container."""
+        return server.executable() is not None or server.running(self.folder) is not None
 
     def _listed(self) -> list[str]:
         try:
@@ -93,7 +97,7 @@ class Names:
     def _write(self, name: str) -> bool:
         """Make a network's file what it should be; whether it was not."""
         record = self._store.network(name)
-        on = record is not None and text.wanted(record.network) and server.executable() is not None
+        on = record is not None and text.wanted(record.network) and self._able()
         wanted = text.content(record.network, self._store.attached(name)) if record and on else ""
         path = f"{self.folder}/{text.file_name(record.network)}" if record and wanted else ""
         old = self._files(name)

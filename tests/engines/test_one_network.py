@@ -14,8 +14,10 @@ from netdrivers.names import server
 from . import containerd, docker, podman
 from .conftest import MakeHost
 from .harness import BIN_DIR, EngineHost, answered, eventually
+from .image import WEB
 from .needs import needs
 from .snapshot import unchanged
+from .test_engine_pages import follow
 
 FRONT = {
     "cniVersion": "1.0.0",
@@ -150,6 +152,19 @@ def test_all_of_them_on_one_network(host: EngineHost) -> None:
         assert name_servers(host) == ""
         host.machine("netctl", "gc")
         host.machine("netctl", "network", "rm", "shop")
+
+
+@pytest.mark.parametrize("host", ["debian12"], indirect=True)
+def test_the_page_of_one_network(host: EngineHost) -> None:
+    """The index of the engines' pages, which is written for the engines of Debian 12."""
+    host.engine("docker", "tag", WEB, "busybox")
+    with unchanged(host):
+        follow(host, "README.md")
+
+
+def test_the_page_of_names(host: EngineHost) -> None:
+    with unchanged(host):
+        follow(host, "../names.md")
 
 
 def listed(host: EngineHost) -> list[dict[str, object]]:
