@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,33 @@ def test_the_first_container_again_right_after_the_last(containers: Containers) 
         containers.add(shop(), "one")
         assert containers.ask("one", "one") == containers.addresses("one")
         containers.delete(shop(), "one")
+
+
+def test_many_at_once(containers: Containers, host: Host, lab: Lab) -> None:
+    spaces = {f"c{i}": lab(f"c{i}") for i in range(8)}
+    errors: list[BaseException] = []
+
+    def life(container: str) -> None:
+        try:
+            for _ in range(2):
+                host.call("bridge", "ADD", shop(), spaces[container], container)
+                host.call("bridge", "DEL", shop(), spaces[container], container)
+            host.call("bridge", "ADD", shop(), spaces[container], container)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=life, args=(container,)) for container in spaces]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert {line.split()[3] for line in written(host)["shop"].splitlines()[1:]} == set(spaces)
+    assert len(serving(host)) == 1
+    containers.add(shop(), "ask")
+    for container, space in spaces.items():
+        wanted = {address.partition("/")[0] for address in space.addresses("eth0")}
+        assert becomes(lambda name=container: containers.ask("ask", name), wanted) == wanted
 
 
 def test_networks_know_nothing_of_each_other(containers: Containers, host: Host) -> None:
