@@ -62,7 +62,6 @@ def test_add_to_first_answer_from_another_host(world: Callable[..., World], lab:
         until(lambda address=address: echoed(client, address, 8, 0.2), what=f"{address} never answered")
         took.append((time.perf_counter() - began) * 1000)
     print(f"{ADDS} adds: the first answer after {statistics.median(took):.1f} ms (median), {max(took):.1f} ms (most)")
-    print([(i, round(t)) for i, t in enumerate(took) if t > 20])
 
 
 def test_etcd_stopped_and_started(world: Callable[..., World]) -> None:

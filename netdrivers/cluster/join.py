@@ -62,16 +62,21 @@ class Lost(errors.Conflict):
     """The slice that this host's containers have addresses of belongs to another host now."""
 
 
-def look(etcd: Etcd, who: Identity) -> State:
-    """The network's state. ConfigError for a foreign schema, or settings that are not ours while others use it."""
+def look(etcd: Etcd, who: Identity, only: str = "") -> State:
+    """The network's state. ConfigError for a foreign schema, or settings that are not ours while others use it.
+
+    only: a slice; of slices and hosts, no other than this and the asking host are read then.
+    """
     keys = who.keys
+    claimed = wire.read(keys.slice(only)) if only else wire.read(keys.slices, wire.prefix_end(keys.slices))
+    alive = wire.read(keys.host(who.host)) if only else wire.read(keys.hosts, wire.prefix_end(keys.hosts))
     everything = etcd.transaction(
         [
             wire.read(layout.SCHEMA_KEY),
             wire.read(keys.settings),
             wire.read(keys.owner(who.host)),
-            wire.read(keys.slices, wire.prefix_end(keys.slices)),
-            wire.read(keys.hosts, wire.prefix_end(keys.hosts)),
+            claimed,
+            alive,
             wire.read(keys.keys, wire.prefix_end(keys.keys)),
         ]
     )
@@ -118,13 +123,14 @@ def _foreign(etcd: Etcd, why: str) -> errors.ConfigError:
     return errors.ConfigError("etcd.endpoints", etcd.endpoint, allowed)
 
 
-def claim(etcd: Etcd, who: Identity, wanted: str = "") -> State:
+def claim(etcd: Etcd, who: Identity, wanted: str = "", whole: bool = True) -> State:
     """The state with a slice of the host's own: the one that it owns already, else ``wanted``, else a free one.
 
-    Exhausted names the owners that are not alive; Lost when ``wanted`` belongs to another.
+    whole: False for a state that knows of no other hosts, where there is a ``wanted``. Exhausted names
+    the owners that are not alive; Lost when ``wanted`` belongs to another.
     """
     for _ in range(_TRIES):
-        state = look(etcd, who)
+        state = look(etcd, who, "" if whole else wanted)
         if wanted and state.slice != wanted and state.slices.get(wanted, who.host) != who.host:
             raise Lost(f"slice {wanted} of this host ({who.host}) belongs to {state.slices[wanted]} now")
         if state.slice and (not wanted or state.slice == wanted):

@@ -1,8 +1,9 @@
 """Keeps a host's place in a network: holds the lease, follows the others' changes, tells them its own.
 
-One session is: claim the slice (again), give the sign of life, read what there is, follow what changes. Whatever
-goes wrong (etcd restarted, its leader lost, the host cut off, a certificate expired, a revision compacted) ends
-the session, and the next one begins with the whole state. Until then the kernel stays as it is.
+A session is: claim the slice (again), give the sign of life, read what there is, follow what changes. Whatever goes
+wrong (etcd restarted, its leader lost, the host cut off, a certificate expired) ends it, and the next one goes on
+at the revision where it ended, or with the whole state if that was compacted or etcd was put back to an older
+copy. Until then the kernel stays as it is. The whole state is read again now and then, come what may.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ PAUSE_SECONDS = (0.3, 1.0)
 
 LONG_PAUSE_SECONDS = 5.0
 """After a refusal, which will not soon be another."""
+
+WHOLE_SECONDS = (480.0, 720.0)
+"""How often the hosts are read anew although every change was followed; at random, as above."""
 
 _BATCH = 100
 """Operations in one transaction; etcd allows 128 (--max-txn-ops)."""
@@ -76,6 +80,7 @@ class Keeper:
         self._published: dict[bytes, bytes] = {}
         self._dirty = False
         self._seen = time.monotonic()
+        self._whole_due = 0.0
         self._sessions = 0
         self._error = ""
         self._thread = threading.Thread(target=self._run, name=f"etcd {who.network.name}", daemon=True)
@@ -153,19 +158,20 @@ class Keeper:
     def _session(self) -> None:
         with Etcd(self._options, self._cluster) as etcd:
             self._calls = etcd
+            whole = not self.view.revision
             try:
-                state = join.claim(etcd, self.who, self._slice)
+                state = join.claim(etcd, self.who, self._slice, whole)
             except Lost as lost:
                 self._backend.lost(str(lost))
                 raise
+            if state.revision < self.view.revision:
+                raise Compacted
             self._cluster, self._slice = state.cluster, state.slice
-            state = rotation.renew(etcd, self.who, state)
-            if state.revision < self.view.revision:  # etcd was restored from an older copy
-                self.view.revision = 0
-            self.view.restart(state)
-            self._apply()
-            lease = join.announce(etcd, self.who, state, max(state.secrets, default=0))
-            if not self.view.revision:
+            if whole:
+                state = rotation.renew(etcd, self.who, state)
+                self._restart(state)
+            lease = join.announce(etcd, self.who, state, max(self.view.secrets, default=0))
+            if whole:
                 self._read_attachments(etcd)
             known = self.view.attachments.get(self.who.host, {}) if lease == self._lease else {}
             base = self.who.keys.attachments_of(self.who.host)
@@ -177,6 +183,11 @@ class Keeper:
                 self._error = ""
                 log.info("network %s: with etcd at %s", self.who.network.name, etcd.endpoint)
                 self._follow(etcd)
+
+    def _restart(self, state: join.State) -> None:
+        self.view.restart(state)
+        self._whole_due = time.monotonic() + random.uniform(*WHOLE_SECONDS)
+        self._apply()
 
     def _read_attachments(self, etcd: Etcd) -> None:
         pages = list(etcd.read(self.who.keys.attachments, wire.prefix_end(self.who.keys.attachments)))
@@ -241,12 +252,15 @@ class Keeper:
         if own is None or own.slice != self._slice:
             raise Unreachable("this host's sign of life is gone from etcd")
         if own.keys != max(self.view.secrets, default=0):
-            join.announce(etcd, self.who, join.look(etcd, self.who), max(self.view.secrets, default=0))
+            state = join.look(etcd, self.who, self._slice)
+            join.announce(etcd, self.who, state, max(self.view.secrets, default=0))
 
     def _keep_alive(self, etcd: Etcd) -> None:
         if not etcd.keep_alive(self._lease):
             raise Unreachable("this host's lease has ended")
-        if self._dirty:
+        if time.monotonic() >= self._whole_due:
+            self._restart(join.look(etcd, self.who))
+        elif self._dirty:
             self._apply()
         if time.monotonic() - self._seen >= join.SEEN_SECONDS:
             self._seen = time.monotonic()

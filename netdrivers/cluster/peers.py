@@ -119,7 +119,7 @@ class Clustered:
         who = identity(self._network)
         with self._etcd(place) as etcd:
             generation = max((number for number, _ in place.secrets), default=0)
-            join.announce(etcd, who, join.look(etcd, who), generation)
+            join.announce(etcd, who, join.look(etcd, who, place.slice), generation)
 
     def leave(self, release: bool) -> None:
         """The sign of life goes at once, and not with its lease's end."""

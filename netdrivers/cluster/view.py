@@ -15,10 +15,9 @@ from netdrivers.drivers.spanning import Peer
 class View:
     """Kept up to date from one state and the events after it.
 
-    revision: up to which events are in it, 0 before the attachments were read; topology: the revision of
-    the state that hosts and secrets were taken from. hosts, secrets: as in join.State. attachments:
-    values by host and by the rest of their keys, undecoded: there may be many. gone: when a host was
-    seen to leave (seconds since the epoch).
+    revision and topology: up to which revision attachments are known, and hosts and secrets; 0 before
+    they were read. hosts, secrets: as in join.State. attachments: values by host and by the rest of
+    their keys, undecoded: there may be many. gone: when a host was seen to leave (seconds since the epoch).
     """
 
     def __init__(self, keys: Keys) -> None:
@@ -47,12 +46,15 @@ class View:
     def apply(self, events: Iterable[Event]) -> bool:
         """Take events in; whether hosts or secrets changed. Those that a state knew already change nothing."""
         changed = False
+        latest = 0
         for event in events:
-            self.revision = max(self.revision, event.kv.mod_revision)
+            latest = max(latest, event.kv.mod_revision)
             if event.kv.key.startswith(self._keys.attachments):
-                self._attachment(event.kv, event.deleted)
+                if event.kv.mod_revision > self.revision:
+                    self._attachment(event.kv, event.deleted)
             elif event.kv.mod_revision > self.topology:
                 changed |= self._topology_event(event)
+        self.revision, self.topology = max(self.revision, latest), max(self.topology, latest)
         return changed
 
     def _attachment(self, item: KeyValue, deleted: bool) -> None:
