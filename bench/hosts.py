@@ -1,0 +1,212 @@
+"""Many hosts of one overlay network against a real etcd: their keepers are ours, their kernels are not there.
+
+Run by scripts/simulate-hosts, in a network namespace made for it. All keepers share this process and its
+interpreter lock, so a real host, which has one of its own, is faster than what is measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from netdrivers.cluster.join import Identity
+from netdrivers.cluster.keeper import Keeper
+from netdrivers.cluster.layout import AttachmentEntry, Settings
+from netdrivers.cluster.options import EtcdOptions
+from netdrivers.cluster.view import View
+from netdrivers.model import Network
+
+ENDPOINT = "http://127.0.0.1:2379"
+SETTINGS = Settings("10.0.0.0/8", 24, 42, 4789)
+NETWORK = Network("simulated", "overlay", {})
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Host:
+    """A keeper's backend without a kernel: remembers how many hosts it was told of last, and when."""
+
+    def __init__(self, number: int, containers: int, options: EtcdOptions) -> None:
+        self.address = f"172.{16 + number // 65025}.{number // 255 % 255}.{number % 255 + 1}"
+        self.containers = {(f"container{number:05}x{i:05}", "eth0"): self._entry(number, i) for i in range(containers)}
+        self.applied = 0
+        self.keeper = Keeper(Identity(NETWORK, self.address, SETTINGS), options, self)
+
+    def _entry(self, number: int, i: int) -> AttachmentEntry:
+        return AttachmentEntry((f"10.{number // 256}.{number % 256}.{i % 250 + 2}/24",), f"name{i}", "podman")
+
+    def attach(self, name: str) -> None:
+        """One more container."""
+        self.containers = {**self.containers, (name, "eth0"): AttachmentEntry(("10.255.255.9/24",), name, "podman")}
+        self.keeper.nudge()
+
+    def wanted(self) -> bool:
+        """Always."""
+        return True
+
+    def attachments(self) -> Mapping[tuple[str, str], AttachmentEntry]:
+        """As simulated."""
+        return self.containers
+
+    def apply(self, view: View) -> None:
+        """Nothing but a note."""
+        self.applied = len(view.hosts)
+
+    def lost(self, reason: str) -> None:
+        """Cannot be."""
+        raise AssertionError(reason)
+
+
+class Server:
+    """A real etcd in this namespace, on data that go with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.process = self._run()
+
+    def _run(self) -> subprocess.Popen[bytes]:
+        with open(self._folder / "log", "ab") as log:
+            return subprocess.Popen(
+                ["etcd", "--data-dir", str(self._folder / "data"), "--log-level", "error"], stdout=log, stderr=log
+            )
+
+    def restart(self, down_seconds: float) -> None:
+        """Kill it, wait, run it again."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        time.sleep(down_seconds)
+        self.process = self._run()
+
+    def cpu_seconds(self) -> float:
+        """What it has used so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def megabytes(self) -> float:
+        """What it has resident."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * _PAGE / 2**20
+
+    def stop(self) -> None:
+        """End."""
+        self.process.terminate()
+        self.process.wait()
+
+
+def wait(condition: Callable[[], bool], what: str, limit: float = 600.0) -> float:
+    """Seconds until it is true."""
+    began = time.monotonic()
+    while not condition():
+        if time.monotonic() - began > limit:
+            sys.exit(f"gave up after {limit:.0f} s: {what}")
+        time.sleep(0.002)
+    return time.monotonic() - began
+
+
+def bytes_on_wire() -> int:
+    """What the only device of this namespace has carried so far."""
+    line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
+    return int(line.partition(":")[2].split()[0])
+
+
+def measure(count: int, containers: int, idle_seconds: float, folder: Path) -> dict[str, Any]:
+    """The figures of a run."""
+    options = EtcdOptions((ENDPOINT,))
+    server = Server(folder)
+    hosts = [Host(number, containers, options) for number in range(count)]
+    extra = Host(count, 0, options)
+    found: dict[str, Any] = {"hosts": count, "containers": count * containers}
+    try:
+        time.sleep(2)
+        wire = bytes_on_wire()
+        for host in hosts:
+            host.keeper.start()
+        found["joined_s"] = wait(lambda: all(host.applied == count for host in hosts), "joining")
+        total = count * containers
+        found["attachments_known_s"] = found["joined_s"] + wait(
+            lambda: all(host.keeper.report()["attachments"] == total for host in hosts), "attachments"
+        )
+        found["joining_mb"] = (bytes_on_wire() - wire) / 1e6
+        found["etcd_cpu_joining_s"] = server.cpu_seconds()
+
+        took = []
+        for i in range(10):
+            key = f"late{i}/eth0".encode()
+            wire, address = bytes_on_wire(), hosts[0].address
+            hosts[0].attach(f"late{i}")
+            took.append(
+                wait(
+                    lambda key=key, address=address: all(
+                        key in host.keeper.view.attachments.get(address, {}) for host in hosts
+                    ),
+                    "an attachment",
+                )
+            )
+        found["attachment_reaches_all_ms"] = {
+            "median": statistics.median(took) * 1000, "most": max(took) * 1000, "bytes": bytes_on_wire() - wire,
+        }  # fmt: skip
+
+        extra.keeper.start()
+        found["new_host_known_s"] = wait(lambda: all(host.applied == count + 1 for host in hosts), "a new host")
+        extra.keeper.stop(withdraw=True)
+        found["left_host_dropped_s"] = wait(lambda: all(host.applied == count for host in hosts), "a host that left")
+
+        cpu, wire, own = server.cpu_seconds(), bytes_on_wire(), time.process_time()
+        time.sleep(idle_seconds)
+        found["idle"] = {
+            "etcd_cpu_percent": (server.cpu_seconds() - cpu) / idle_seconds * 100,
+            "kilobytes_per_second": (bytes_on_wire() - wire) / idle_seconds / 1e3,
+            "host_cpu_percent": (time.process_time() - own) / idle_seconds / count * 100,
+        }
+        found["etcd_mb"] = server.megabytes()
+        found["process_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+        sessions = [host.keeper.report()["sessions"] for host in hosts]
+        server.restart(5.0)
+        found["back_after_restart_s"] = wait(
+            lambda: all(
+                host.keeper.report()["sessions"] > before for host, before in zip(hosts, sessions, strict=True)
+            ),
+            "etcd's return",
+        )
+        assert all(host.applied == count for host in hosts), "nobody was forgotten"
+    finally:
+        threads = [threading.Thread(target=host.keeper.stop) for host in hosts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        server.stop()
+    return found
+
+
+def main() -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hosts", type=int, default=200)
+    parser.add_argument("--containers", type=int, default=10, help="of each host")
+    parser.add_argument("--idle", type=float, default=10.0, help="seconds to look at a network that rests")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    threading.stack_size(512 * 1024)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(given.hosts, given.containers, given.idle, Path(folder))
+    print(json.dumps(found, indent=2, default=lambda value: round(value, 3)))
+
+
+if __name__ == "__main__":
+    main()
