@@ -105,13 +105,14 @@ class Server:
         self.process.wait()
 
 
-def wait(condition: Callable[[], bool], what: str, limit: float = 600.0) -> float:
-    """Seconds until it is true."""
+def wait(hosts: list[Host], condition: Callable[[Host], bool], what: str, limit: float = 600.0) -> float:
+    """Seconds until it is true of every host. Each is looked at until it is, and no more: looking takes time, too."""
     began = time.monotonic()
-    while not condition():
-        if time.monotonic() - began > limit:
-            sys.exit(f"gave up after {limit:.0f} s: {what}")
-        time.sleep(0.002)
+    for host in hosts:
+        while not condition(host):
+            if time.monotonic() - began > limit:
+                sys.exit(f"gave up after {limit:.0f} s: {what}")
+            time.sleep(0.002)
     return time.monotonic() - began
 
 
@@ -133,10 +134,10 @@ def measure(count: int, containers: int, idle_seconds: float, folder: Path) -> d
         wire = bytes_on_wire()
         for host in hosts:
             host.keeper.start()
-        found["joined_s"] = wait(lambda: all(host.applied == count for host in hosts), "joining")
+        found["joined_s"] = wait(hosts, lambda host: host.applied == count, "joining")
         total = count * containers
         found["attachments_known_s"] = found["joined_s"] + wait(
-            lambda: all(host.keeper.report()["attachments"] == total for host in hosts), "attachments"
+            hosts, lambda host: host.keeper.report()["attachments"] == total, "attachments"
         )
         found["joining_mb"] = (bytes_on_wire() - wire) / 1e6
         found["etcd_cpu_joining_s"] = server.cpu_seconds()
@@ -148,9 +149,8 @@ def measure(count: int, containers: int, idle_seconds: float, folder: Path) -> d
             hosts[0].attach(f"late{i}")
             took.append(
                 wait(
-                    lambda key=key, address=address: all(
-                        key in host.keeper.view.attachments.get(address, {}) for host in hosts
-                    ),
+                    hosts,
+                    lambda host, key=key, address=address: key in host.keeper.view.attachments.get(address, {}),
                     "an attachment",
                 )
             )
@@ -159,9 +159,9 @@ def measure(count: int, containers: int, idle_seconds: float, folder: Path) -> d
         }  # fmt: skip
 
         extra.keeper.start()
-        found["new_host_known_s"] = wait(lambda: all(host.applied == count + 1 for host in hosts), "a new host")
+        found["new_host_known_s"] = wait(hosts, lambda host: host.applied == count + 1, "a new host")
         extra.keeper.stop(withdraw=True)
-        found["left_host_dropped_s"] = wait(lambda: all(host.applied == count for host in hosts), "a host that left")
+        found["left_host_dropped_s"] = wait(hosts, lambda host: host.applied == count, "a host that left")
 
         cpu, wire, own = server.cpu_seconds(), bytes_on_wire(), time.process_time()
         time.sleep(idle_seconds)
@@ -173,13 +173,10 @@ def measure(count: int, containers: int, idle_seconds: float, folder: Path) -> d
         found["etcd_mb"] = server.megabytes()
         found["process_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
-        sessions = [host.keeper.report()["sessions"] for host in hosts]
+        sessions = {host.address: host.keeper.report()["sessions"] for host in hosts}
         server.restart(5.0)
         found["back_after_restart_s"] = wait(
-            lambda: all(
-                host.keeper.report()["sessions"] > before for host, before in zip(hosts, sessions, strict=True)
-            ),
-            "etcd's return",
+            hosts, lambda host: host.keeper.report()["sessions"] > sessions[host.address], "etcd's return"
         )
         assert all(host.applied == count for host in hosts), "nobody was forgotten"
     finally:

@@ -22,6 +22,8 @@ PROOF_PORT = 900
 PORT = 1080
 """The published port that is measured; ports that only fill lie above FIRST_FILL_PORT."""
 FIRST_FILL_PORT = 2000
+SLOW_SECONDS = 20.0
+"""A peer whose one round takes longer is not asked for another: its figure will not turn on it."""
 
 
 @dataclass
@@ -61,19 +63,24 @@ def alternate(
 ) -> dict[Key, list[Any]]:
     """Each round every remote once, in turn (A, B, C, A, B, C ...); the first warm_up rounds do not count.
 
-    A remote that fails is left out from then on, and its reason put into failed.
+    A remote that fails is left out from then on, and its reason put into failed; one that took
+    longer than SLOW_SECONDS is left out, too, but keeps its samples.
     """
+    slow: set[Key] = set()
     found: dict[Key, list[Any]] = {key: [] for key in remotes}
     for number in range(rounds + warm_up):
         for key, remote in remotes.items():
-            if key in failed:
+            if key in failed or key in slow:
                 continue
+            start = time.monotonic()
             try:
                 sample = action(key, remote)
             except PeerError as error:
                 failed[key] = str(error)
                 continue
-            if number >= warm_up:
+            if time.monotonic() - start > SLOW_SECONDS:
+                slow.add(key)
+            if number >= warm_up or key in slow:
                 found[key].append(sample)
     return found
 

@@ -29,6 +29,7 @@ def measure(run: Run) -> list[Table]:
             pairs = alternate(remotes, rounds, lambda _, remote, a=attachment: remote("pair", a), broken, warm_up)  # type: ignore[misc]
             for key in [*pairs, *failed]:
                 samples = pairs.get(key, [])
-                put(adding, key[0], column, [pair.add * 1e3 for pair in samples], broken.get(key))
-                put(deleting, key[0], column, [pair.delete * 1e3 for pair in samples], broken.get(key))
+                note = f"[{len(samples)} of {rounds} rounds]" if 0 < len(samples) < rounds else ""
+                put(adding, key[0], column, [pair.add * 1e3 for pair in samples], broken.get(key), note)
+                put(deleting, key[0], column, [pair.delete * 1e3 for pair in samples], broken.get(key), note)
     return [run.name_missing("ports", adding), deleting]
