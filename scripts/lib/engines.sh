@@ -5,13 +5,14 @@ RELEASE=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 
 # Engines come without a start of their services: see packages().
 engine_packages() {
-    packages podman containerd runc crun docker.io lxc systemd-container debootstrap
+    packages podman containerd runc crun docker.io lxc systemd-container aardvark-dns debootstrap
 }
 
-# The other release's engines; about a minute, once. Tests that need a root that could not be made are skipped by name.
+# The other release's engines, and what some containers run on; about two minutes, once. Tests that need a root that
+# could not be made are skipped by name.
 engine_roots() {
     local other=debian13
     [ "$RELEASE" = bookworm ] || other=debian12
     say "engines of the other release in ${NETDRIVERS_CACHE:-/var/cache/netdrivers-tests}"
-    (cd tests && python -m engines.rootfs "$other") || say "the root $other could not be made"
+    (cd tests && python -m engines.rootfs "$other" lecture) || say "the root $other or lecture could not be made"
 }
