@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -56,6 +57,7 @@ CONFIGS = {
     "static": STATIC,
     "internal": {**BRIDGE, "isDefaultGateway": False, "isGateway": True, "internal": True, "runtimeConfig": {}},
     "vlan": {**BRIDGE, "vlan": 7, "preserveDefaultVlan": False, "isolate": "strict"},
+    "iptables": {**BRIDGE, "firewall": "iptables"},
     "macvlan": MACVLAN,
     "none": NONE,
 }
@@ -101,18 +103,29 @@ def operations_of(host: Host, config: dict[str, Any], netns: Namespace, containe
 def settled(host: Host) -> dict[str, Any]:
     """The host with what is in its store, but for the pools' cursors, which go on after a failure."""
     rows = {name: found for name, found in host.rows().items() if name != "pools"}
-    return {**host.snapshot(), "store": rows, "forwarding": host.run("sysctl", *FORWARDING).stdout}
+    legacy = [
+        line for tool in LEGACY for line in host.run(tool, check=False).stdout.splitlines() if line.startswith("-A")
+    ]
+    return {**host.snapshot(), "store": rows, "forwarding": host.run("sysctl", *FORWARDING).stdout, "legacy": legacy}
 
 
+LEGACY = ("iptables-legacy-save", "ip6tables-legacy-save")
 FORWARDING = ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding")
+
+
+def need(name: str, lab: Lab) -> None:
+    """Skip, and say for want of what, where a configuration cannot be."""
+    probe = ("ip", "link", "add", "probe", "type", "bridge", "vlan_filtering", "1")
+    if name == "vlan" and lab("probe").run(*probe, check=False).returncode:
+        pytest.skip("needs vlan_filtering: this kernel has no VLAN filtering in bridges")
+    if name == "iptables" and not (find_spec("iptc") and os.path.exists("/proc/net/ip_tables_names")):
+        pytest.skip("needs iptables-legacy: no python-iptables, or no legacy tables in this kernel")
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_failing_operation_leaves_the_host_as_it_was(host: Host, outside: Namespace, lab: Lab, name: str) -> None:
     config = CONFIGS[name]
-    probe = ("ip", "link", "add", "probe", "type", "bridge", "vlan_filtering", "1")
-    if name == "vlan" and lab("probe").run(*probe, check=False).returncode:
-        pytest.skip("needs vlan_filtering: this kernel has no VLAN filtering in bridges")
+    need(name, lab)
     operations = operations_of(host, config, lab("first"))
     host.run("sysctl", "-qw", *(f"{key}=0" for key in FORWARDING))
     container = lab("container")
@@ -135,9 +148,10 @@ def _plain(listing: str) -> list[str]:
     return [line.partition(": ")[2] if line[:1].isdigit() else line for line in listing.splitlines()]
 
 
-@pytest.mark.parametrize("name", ["bridge", "static", "macvlan"])
+@pytest.mark.parametrize("name", ["bridge", "static", "iptables", "macvlan"])
 def test_failing_operation_leaves_the_neighbour_alone(host: Host, outside: Namespace, lab: Lab, name: str) -> None:
     """The network is there already, with a container on it: what a second ADD fails at does not hurt them."""
+    need(name, lab)
     config, first, second = dict(CONFIGS[name]), lab("first"), lab("second")
     config.pop("runtimeConfig", None)
     host.call(config["type"], "ADD", config, first)
@@ -202,14 +216,15 @@ def killed_add(host: Host, config: dict[str, Any], container: Namespace, at: int
     assert in_child(work) == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("name", ["bridge", "static", "macvlan", "none"])
+@pytest.mark.parametrize("name", ["bridge", "static", "iptables", "macvlan", "none"])
 def test_killed_add_is_finished_by_the_next_call(host: Host, outside: Namespace, lab: Lab, name: str) -> None:
+    need(name, lab)
     config = CONFIGS[name]
     kind = config["type"]
     first = lab("first")
     operations = operations_of(host, config, first)
     container = lab("container")
-    before = host.snapshot()
+    before = settled(host)
     for number in range(len(operations) + 1):
         words = operations[number].line() if number < len(operations) else "after the last operation"
         killed_add(host, config, container, number)
@@ -223,7 +238,7 @@ def test_killed_add_is_finished_by_the_next_call(host: Host, outside: Namespace,
             host.call(kind, "DEL", config, None)
         with host.lifecycle() as lifecycle:
             lifecycle.gc_dead()
-        assert host.snapshot() == before, words
+        assert settled(host) == before, words
         assert not host.rows(), words
 
 
