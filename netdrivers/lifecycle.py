@@ -168,16 +168,16 @@ class Lifecycle:
             raise
 
     def _apply(self, record: NetworkRecord, operations: Operations, sandbox: Sandbox | None) -> None:
-        """Apply; if the network's own part was destroyed by somebody, mend that once and try again."""
+        """Apply; if the networks' own parts were destroyed by somebody, mend those once and try again."""
         lost = record.network.firewall == "nft" and not self.kernel.table_loaded()
         if lost and any(isinstance(operation, FirewallTable) for operation in record.operations):
-            self.kernel.mend(record.operations)
+            self.networks.mend_all(record)
         try:
             self._apply_once(operations, sandbox)
         except errors.KernelError as error:
             if error.errno not in (errno.ENODEV, errno.ENOENT) or not record.operations:
                 raise
-            if not self.kernel.mend(record.operations):
+            if not self.networks.mend_all(record):
                 raise
             self._apply_once(operations, sandbox)
 

@@ -20,6 +20,7 @@ from netdrivers.operations import (
     AnyOperation,
     Bridge,
     Drift,
+    FirewallTable,
     ForwardingEntry,
     Hairpin,
     InterfaceAddress,
@@ -70,6 +71,19 @@ class Networks:
             if record and record.ready and record.source == network:
                 return Made(record, record)
             return self._make(network, record)
+
+    def mend_all(self, record: NetworkRecord) -> list[Drift]:
+        """Mend a network, and every other: whoever flushed the rules took all of them; what was mended.
+
+        A new table without the others' elements would look whole to the next call. Errors are the
+        network's own; another's wait for reload.
+        """
+        mended = self._kernel.mend(record.operations)
+        for other in self._store.networks():
+            if other.ready and other.network.name != record.network.name:
+                with suppress(errors.NetdriversError):
+                    mended += self._kernel.mend(other.operations)
+        return mended
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
@@ -142,6 +156,11 @@ class Networks:
             wanted = (*wanted, *(operation for operation in old if operation not in (*wanted, *gone)))
         elif record and (fresh or gone or not record.ready):  # nobody uses it: made anew
             fresh, gone = wanted, old
+        if any(isinstance(item, FirewallTable) for item in fresh) and not self._kernel.table_loaded():
+            for other in self._store.networks():  # a new table must not hide that theirs is gone
+                if other.ready and other.network.name != network.name and other.network.firewall == "nft":
+                    self.mend_all(other)
+                    break
         with self._store.writing():
             self._store.put_network(network, settled, tuple(dict.fromkeys((*old, *fresh))), ready=False)
         if not attached:
@@ -259,8 +278,9 @@ class Networks:
             wanted, old = driver.plan_peers(network), latest.operations
             if latest.extending:  # a call died in the middle
                 self._kernel.mend(old)
-            fresh = tuple(operation for operation in wanted if operation not in set(old))
-            gone = tuple(item for item in old if isinstance(item, PEER_OPERATIONS) and item not in set(wanted))
+            there, needed = set(old), set(wanted)
+            fresh = tuple(operation for operation in wanted if operation not in there)
+            gone = tuple(item for item in old if isinstance(item, PEER_OPERATIONS) and item not in needed)
             with self._store.writing():
                 self._store.put_network(latest.source, network, (*old, *fresh), ready=True, extending=True)
             try:
@@ -269,7 +289,8 @@ class Networks:
                 raise failed.error from failed
             finally:
                 self._kernel.undo(_without(gone, wanted))
-                kept = tuple(operation for operation in old if operation not in set(gone))
+                left = set(gone)
+                kept = tuple(operation for operation in old if operation not in left)
                 with self._store.writing():
                     self._store.put_network(latest.source, network, (*kept, *fresh), ready=True)
 

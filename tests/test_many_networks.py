@@ -62,3 +62,20 @@ def test_the_containers_own_monitor_may_hold_the_port(host: Host, container: Nam
         finally:
             monitor.kill()
             monitor.wait()
+
+
+def test_after_a_flush_one_add_mends_every_network(
+    host: Host, outside: Namespace, lab: Callable[..., Namespace]
+) -> None:
+    """Whoever flushes the rules takes those of all networks; a new table must not hide it."""
+    (one, two_), left, right = two([port(8080, 80)]), lab("left"), lab("right")
+    host.cni("bridge", "ADD", one, left, "left")
+    host.cni("bridge", "ADD", {**two_, "runtimeConfig": {}}, right, "right")
+    beyond = Echo(outside, 7000, "beyond")
+    try:
+        assert ask(right, "192.0.2.2", 7000) == "beyond 192.0.2.1"
+        host.run("nft", "flush", "ruleset")
+        host.cni("bridge", "ADD", {**one, "runtimeConfig": {}}, lab("third"), "third")
+        assert ask(right, "192.0.2.2", 7000) == "beyond 192.0.2.1", "masqueraded again"
+    finally:
+        beyond.close()
