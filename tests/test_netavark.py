@@ -190,6 +190,26 @@ def test_network_reload_is_teardown_and_setup(host: Host, outside: Namespace, co
         web.close()
 
 
+@pytest.mark.parametrize("next_one", ["yard", "barn"])
+def test_flushed_firewall_comes_back_for_all_networks(
+    host: Host, outside: Namespace, lab: Callable[..., Namespace], next_one: str
+) -> None:
+    """Whichever network is the next to get a container, be it new or not."""
+    nets = {name: network(name, (f"10.{96 + i}.0.0/24",)) for i, name in enumerate(("shop", "yard", "barn"))}
+    shop, yard, late = lab("shop"), lab("yard"), lab("late")
+    done(host, "setup", container(nets["shop"], "10.96.0.2"), shop)
+    done(host, "setup", container(nets["yard"], "10.97.0.2", number=2), yard)
+    host.run("nft", "flush", "ruleset")
+    address = {"yard": "10.97.0.3", "barn": "10.98.0.3"}[next_one]
+    done(host, "setup", container(nets[next_one], address, number=3), late)
+    listener = Echo(outside, 7000, "out")
+    try:
+        for space in (late, yard, shop):
+            assert ask(space, "192.0.2.2", 7000) == "out 192.0.2.1", "masqueraded"
+    finally:
+        listener.close()
+
+
 def test_two_networks_publish_once(host: Host, outside: Namespace, container_: Namespace) -> None:
     """netavark hands a container's ports to each of its networks."""
     before = still(host)
