@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from netdrivers.drivers.overlay import OverlayDriver
 from netdrivers.service import client
 from netdrivers.service.status import Status
 from tests.authority import Authority
@@ -309,7 +310,8 @@ def hosts_of(host: Host, name: str = "shop") -> list[str]:
     """The hosts that a host's record of a network knows."""
     with host.lifecycle() as life:
         record = life.store.network(name)
-        return [peer["host"] for peer in record.network.options["place"].get("hosts", ())] if record else []
+        place = OverlayDriver().placed(record.network) if record else None
+        return [peer.host for peer in place.hosts] if place else []
 
 
 LEASE_SECONDS = 3

@@ -13,6 +13,7 @@ from netdrivers.cluster import join, layout, rotation
 from netdrivers.cluster.etcd import Etcd as Client
 from netdrivers.cluster.options import checked
 from netdrivers.cluster.peers import identity
+from netdrivers.drivers.overlay import OverlayDriver
 from netdrivers.kernel.host import Kernel
 from netdrivers.model import FactsQuery
 from tests.lab import CniFailed, Host, Namespace
@@ -161,4 +162,6 @@ def _network(host: Host) -> Any:
 
 def _spoken(host: Host) -> set[int]:
     """The generations that a host's record says its peers hold."""
-    return {peer.get("keys", 0) for peer in _network(host).options["place"].get("hosts", [])}
+    place = OverlayDriver().placed(_network(host))
+    assert place is not None
+    return {peer.keys for peer in place.hosts}

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from netdrivers.cluster.peers import Clustered
+from netdrivers.drivers.overlay import OverlayDriver
+from netdrivers.drivers.spanning import Peer
 from netdrivers.model import Network
 from tests.lab import Host, Namespace
 from tests.overlay_lab import (
@@ -148,7 +150,7 @@ def test_a_host_that_died_loses_its_entries_and_gets_its_slice_back(
 ) -> None:
     here = world(hosts=2)
     here.everybody()
-    before = next(peer for peer in _peers(here.hosts[0]) if peer["host"] == "192.0.2.2")
+    before = next(peer for peer in _peers(here.hosts[0]) if peer.host == "192.0.2.2")
     here.services[1].end(signal.SIGKILL)
     for path in here.hosts[1].state_dir.glob("state.db*"):  # as after a reboot
         path.unlink()
@@ -164,9 +166,10 @@ def test_a_host_that_died_loses_its_entries_and_gets_its_slice_back(
     assert before in _peers(here.hosts[0])
 
 
-def _peers(host: Host) -> list[dict[str, Any]]:
+def _peers(host: Host) -> tuple[Peer, ...]:
     with host.lifecycle() as life:
         record = life.store.network("shop")
         assert record is not None
-        found: list[dict[str, Any]] = record.network.options["place"].get("hosts", [])
-        return found
+        place = OverlayDriver().placed(record.network)
+        assert place is not None
+        return place.hosts

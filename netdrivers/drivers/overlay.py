@@ -7,6 +7,7 @@ the underlay. Entries grow with hosts, not with containers.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from netdrivers.cluster.options import plain_without_secrets
 from netdrivers.drivers import common
 from netdrivers.drivers.bridge import BridgeDriver
 from netdrivers.drivers.options import decode_options
-from netdrivers.drivers.spanning import Peer, Place
+from netdrivers.drivers.spanning import Peer, Place, packed, unpacked
 from netdrivers.errors import ConfigError, Conflict, HostLacks
 from netdrivers.model import (
     Attachment,
@@ -89,7 +90,7 @@ class OverlayOptions(Struct, frozen=True, rename="camel", omit_defaults=True):
     bridge: str = ""
     local: str = ""
     device: str = ""
-    place: Place | None = None
+    place: dict[str, Any] = {}
 
 
 class OverlayDriver:
@@ -140,13 +141,13 @@ class OverlayDriver:
         """Its own slice is what the network leases from on this host."""
         from netdrivers.ipam import ranges
 
-        options = {**network.options, "place": msgspec.to_builtins(place)}
+        options = {**network.options, "place": packed(place)}
         ipam = ranges.complete(Ipam("host-local", (Pool((Range(place.slice),)),)))
         return msgspec.structs.replace(network, options=options, ipam=ipam)
 
     def placed(self, network: Network) -> Place | None:
         """See SpanningDriver."""
-        return decode_options(network.options, OverlayOptions).place
+        return unpacked(network.options.get("place") or {})
 
     def keeps_place(self, before: Network, after: Network) -> bool:
         """See SpanningDriver."""
@@ -206,9 +207,11 @@ class OverlayDriver:
 
     def plan(self, network: Network, attachment: Attachment, lease: Lease, facts: Facts) -> Plan:
         """As a bridge's, with a route to the whole subnet. Conflict when this host's slice is another's by now."""
-        options, place = _placed(network)
-        if place.lost:
-            raise Conflict(place.lost, f"delete this host's containers on network {network.name}, then add again")
+        options = decode_options(network.options, OverlayOptions)
+        if options.place.get("lost"):
+            raise Conflict(
+                options.place["lost"], f"delete this host's containers on network {network.name}, then add again"
+            )
         gateway = lease.addresses[0].gateway if lease.addresses else ""
         whole = Route(options.subnet, gateway)
         lease = msgspec.structs.replace(lease, routes=(*lease.routes, whole))
@@ -217,8 +220,9 @@ class OverlayDriver:
 
 def _placed(network: Network) -> tuple[OverlayOptions, Place]:
     options = decode_options(network.options, OverlayOptions)
-    assert options.place is not None
-    return options, options.place
+    place = unpacked(options.place)
+    assert place is not None
+    return options, place
 
 
 def _backend(network: Network) -> Backend:
@@ -269,16 +273,22 @@ def _check(options: OverlayOptions, network: Network) -> None:
     prefix = options.slice_prefix or (SLICE_PREFIX[subnet.version] if options.etcd is not None else least)
     if not least <= prefix <= most:
         raise ConfigError("slicePrefix", prefix, f"a prefix length from {least} to {most}: a part of {options.subnet}")
+    spans = []
+    hosts: dict[str, int] = {}
     for i, peer in enumerate(options.peers):
         ranges.address(peer.host, f"peers[{i}].host")
         part = ranges.network(peer.slice, f"peers[{i}].slice")
         if part.ip != part.network or part not in subnet:
             raise ConfigError(f"peers[{i}].slice", peer.slice, f"a part of {options.subnet} without host bits")
-        for j, other in enumerate(options.peers[:i]):
-            if ranges.overlap(peer.slice, [other.slice]):
-                raise ConfigError(f"peers[{i}].slice", peer.slice, f"apart from {other.slice} of peers[{j}]")
-            if peer.host == other.host:
-                raise ConfigError(f"peers[{i}].host", peer.host, f"another host than peers[{j}]")
+        if hosts.setdefault(peer.host, i) != i:
+            raise ConfigError(f"peers[{i}].host", peer.host, f"another host than peers[{hosts[peer.host]}]")
+        spans.append((part.first, part.last, i))
+    spans.sort()
+    for (_, last, before), (first, _, after) in pairwise(spans):
+        if first <= last:
+            i, j = sorted((before, after))
+            other = options.peers[i].slice
+            raise ConfigError(f"peers[{j}].slice", options.peers[j].slice, f"apart from {other} of peers[{i}]")
 
 
 def _check_devices(options: OverlayOptions, own: str, facts: Facts) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
+import msgspec
 from msgspec import Struct
 
 from netdrivers.model import Network
@@ -37,6 +39,21 @@ class Place(Struct, frozen=True, omit_defaults=True):
     secrets: tuple[tuple[int, str], ...] = ()
     cluster: int = 0
     lost: str = ""
+
+
+def packed(place: Place) -> dict[str, Any]:
+    """A place as a network's options hold it: its hosts in one text, as an add reads the options and not the hosts."""
+    hosts = "\n".join(f"{peer.host} {peer.slice} {peer.keys}" for peer in place.hosts)
+    return {**msgspec.to_builtins(msgspec.structs.replace(place, hosts=())), "hosts": hosts}
+
+
+def unpacked(options: Mapping[str, Any]) -> Place | None:
+    """The place that was packed so; None for empty options."""
+    if not options:
+        return None
+    lines = (line.split() for line in options["hosts"].splitlines())
+    hosts = tuple(Peer(host, part, int(keys)) for host, part, keys in lines)
+    return msgspec.structs.replace(msgspec.convert({**options, "hosts": ()}, Place), hosts=hosts)
 
 
 @runtime_checkable

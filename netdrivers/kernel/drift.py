@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
@@ -46,6 +46,8 @@ from netdrivers.operations import (
     Vxlan,
 )
 
+Found = TypeVar("Found")
+
 _TRIES = 8
 _FILTERING = ("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_BR_VLAN_FILTERING")
 
@@ -56,7 +58,8 @@ class Reader:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._open: dict[Where, IPRoute] = {}
-        self._kept: dict[tuple[str, Where, int], list[Any]] = {}
+        self._kept: dict[tuple[str, Where, int], Any] = {}
+        self._links: dict[tuple[Where, str], Any | None] = {}
         self._states: xfrm.States | None = None
         self._policies: xfrm.Policies | None = None
 
@@ -76,6 +79,11 @@ class Reader:
 
     def link(self, where: Where, name: str) -> Any | None:
         """One link's message, None when it is not there."""
+        if (where, name) not in self._links:
+            self._links[where, name] = self._look_up(where, name)
+        return self._links[where, name]
+
+    def _look_up(self, where: Where, name: str) -> Any | None:
         try:
             return next(iter(self._route(where).link("get", ifname=name)), None)
         except PyrouteError as error:
@@ -83,36 +91,45 @@ class Reader:
                 return None
             raise
 
-    def _dump(self, what: str, where: Where, key: int, read: Callable[[], Any]) -> list[Any]:
-        kept = self._kept.get((what, where, key))
-        if kept is None:
-            for attempt in range(_TRIES):
-                try:
-                    kept = list(read())
-                    break
-                except NetlinkDumpInterrupted:
-                    if attempt == _TRIES - 1:
-                        raise
-            assert kept is not None
-            self._kept[what, where, key] = kept
-        return kept
+    def _once(self, what: str, where: Where, key: int, read: Callable[[IPRoute], Found]) -> Found:
+        """What a dump says, read once for each check, and again while the kernel says that it was interrupted."""
+        for attempt in range(_TRIES):
+            if (what, where, key) in self._kept:
+                break
+            try:
+                self._kept[what, where, key] = read(self._route(where))
+            except NetlinkDumpInterrupted:
+                if attempt == _TRIES - 1:
+                    raise
+        found: Found = self._kept[what, where, key]
+        return found
 
     def addresses(self, where: Where, index: int) -> list[str]:
         """The addresses of a link, as CIDR."""
-        found = self._dump("addresses", where, index, lambda: self._route(where).get_addr(index=index))
-        return [f"{a.get('IFA_LOCAL') or a.get('IFA_ADDRESS')}/{a['prefixlen']}" for a in found]
+
+        def read(route: IPRoute) -> list[str]:
+            found = route.get_addr(index=index)
+            return [f"{a.get('IFA_LOCAL') or a.get('IFA_ADDRESS')}/{a['prefixlen']}" for a in found]
+
+        return self._once("addresses", where, index, read)
 
     def neighbours(self, where: Where, index: int) -> dict[str, str]:
         """MACs by address of a link's permanent neighbours."""
-        route = self._route(where)
-        found = self._dump("neighbours", where, index, lambda: route.get_neighbours(ifindex=index))
-        return {n.get("NDA_DST"): n.get("NDA_LLADDR") for n in found if n["state"] & rtnl.NUD_PERMANENT}
+
+        def read(route: IPRoute) -> dict[str, str]:
+            found = route.get_neighbours(ifindex=index)
+            return {n.get("NDA_DST"): n.get("NDA_LLADDR") for n in found if n["state"] & rtnl.NUD_PERMANENT}
+
+        return self._once("neighbours", where, index, read)
 
     def forwarding_entries(self, index: int) -> dict[str, str]:
         """VTEPs by MAC of a VXLAN device of the host."""
-        route = self._route("host")
-        found = self._dump("fdb", "host", index, lambda: route.fdb("dump", ifindex=index))
-        return {n.get("NDA_LLADDR"): n.get("NDA_DST") for n in found if n.get("NDA_DST")}
+
+        def read(route: IPRoute) -> dict[str, str]:
+            found = route.fdb("dump", ifindex=index)
+            return {n.get("NDA_LLADDR"): n.get("NDA_DST") for n in found if n.get("NDA_DST")}
+
+        return self._once("fdb", "host", index, read)
 
     def ipsec_states(self) -> xfrm.States:
         """The host's IPsec states."""
@@ -128,16 +145,27 @@ class Reader:
 
     def vlans(self, index: int) -> set[int]:
         """The VLANs that a bridge's port, or a bridge itself, is in."""
-        route = self._route("host")
-        found = self._dump("vlans", "host", index, lambda: route.get_vlans(index=index))
-        return {
-            vlan["vid"] for link in found if link["index"] == index
-            for vlan in link.get("IFLA_AF_SPEC", {}).get_attrs("IFLA_BRIDGE_VLAN_INFO")
-        }  # fmt: skip
 
-    def routes(self, where: Where, family: int) -> list[Any]:
-        """The routes of a family (AF_INET, AF_INET6)."""
-        return self._dump("routes", where, family, lambda: self._route(where).get_routes(family=family))
+        def read(route: IPRoute) -> set[int]:
+            return {
+                vlan["vid"] for link in route.get_vlans(index=index) if link["index"] == index
+                for vlan in link.get("IFLA_AF_SPEC", {}).get_attrs("IFLA_BRIDGE_VLAN_INFO")
+            }  # fmt: skip
+
+        return self._once("vlans", "host", index, read)
+
+    def routes(self, where: Where, family: int) -> dict[tuple[int, str], list[Any]]:
+        """The routes of a family (AF_INET, AF_INET6), by the index of their link and their destination as CIDR."""
+        zero = "::" if family == rtnl.AF_INET6 else "0.0.0.0"
+
+        def read(route: IPRoute) -> dict[tuple[int, str], list[Any]]:
+            found: dict[tuple[int, str], list[Any]] = {}
+            for item in route.get_routes(family=family):
+                dst = f"{item.get('RTA_DST') or zero}/{item['dst_len']}"
+                found.setdefault((item.get("RTA_OIF"), dst), []).append(item)
+            return found
+
+        return self._once("routes", where, family, read)
 
 
 def _forwarding(operation: Forwarding, _: Reader) -> str | None:
@@ -310,12 +338,11 @@ def _route(operation: InterfaceRoute, reader: Reader) -> str | None:
     ip, _, prefix_text = operation.dst.partition("/")
     family = rtnl.AF_INET6 if ":" in ip else rtnl.AF_INET
     prefix = int(prefix_text) if prefix_text else (128 if family == rtnl.AF_INET6 else 32)
-    for route in reader.routes(operation.where, family):
+    zero = "::" if family == rtnl.AF_INET6 else "0.0.0.0"
+    dst = f"{ip if prefix else zero}/{prefix}"
+    for route in reader.routes(operation.where, family).get((link["index"], dst), ()):
         if (
-            route["dst_len"] == prefix
-            and route.get("RTA_OIF") == link["index"]
-            and (prefix == 0 or route.get("RTA_DST") == ip)
-            and (route.get("RTA_GATEWAY") or "") == operation.via
+            (route.get("RTA_GATEWAY") or "") == operation.via
             and (route.get("RTA_TABLE") or route["table"]) == (operation.table or rtnl.RT_TABLE_MAIN)
             and (not operation.metric or route.get("RTA_PRIORITY") == operation.metric)
         ):

@@ -157,20 +157,25 @@ class Kernel:
                 reader.close()
 
     def mend(self, operations: Operations, sandbox: Sandbox | None = None) -> list[Drift]:
-        """Apply again, in order, what drifted; the differences that were mended. The error that stops it."""
-        mended = []
-        for operation in operations:
-            found = self.drift((operation,), sandbox)
-            if found:
-                # A bridge and its ports are mended in place, for the sake of what hangs on them.
-                if not isinstance(operation, Bridge | BridgePort):
-                    self.undo((operation,), sandbox)
-                try:
-                    self.apply((operation,), sandbox, replacing=True)
-                except ApplyFailed as failed:
-                    raise failed.error from failed
-                mended += found
-        return mended
+        """Apply again, in order, what drifted; the differences that were mended. The error that stops it.
+
+        Mending one thing may take another along (a device with its routes), so it is looked at again.
+        """
+        mended: list[Drift] = []
+        known: set[AnyOperation] = set()
+        while True:
+            found = [item for item in self.drift(operations, sandbox) if item.operation not in known]
+            if not found:
+                return mended
+            drifted = tuple(item.operation for item in found)
+            # A bridge and its ports are mended in place, for the sake of what hangs on them.
+            self.undo(tuple(item for item in drifted if not isinstance(item, Bridge | BridgePort)), sandbox)
+            try:
+                self.apply(drifted, sandbox, replacing=True)
+            except ApplyFailed as failed:
+                raise failed.error from failed
+            known.update(drifted)
+            mended += found
 
     def link_exists(self, name: str) -> bool:
         """Whether the host has a link of that name."""

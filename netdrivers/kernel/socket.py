@@ -17,6 +17,9 @@ _NETLINK_EXT_ACK = 11
 _NETLINK_CAP_ACK = 10
 _SEND_BUFFER = 4 << 20
 _DUMP_TRIES = 8
+_BATCH = 100
+"""Messages in one datagram: the answers to all of them wait in our receive buffer at once, which holds some 270."""
+
 _NLMSGERR_ATTR_MSG = 1
 _NLM_F_CAPPED = 0x100
 _NLM_F_ACK_TLVS = 0x200
@@ -65,10 +68,17 @@ class NetlinkSocket:
             raise NetlinkError(errno.ETIMEDOUT, 0, "no answer from the kernel") from None
 
     def batch(self, bodies: list[tuple[int, int, bytes]]) -> list[int]:
-        """Send (type, flags, body) messages in one datagram; errno (0 for success) of each.
+        """Send (type, flags, body) messages, in few datagrams; errno (0 for success) of each.
 
         The kernel goes on after a refused message, so all answers are collected.
         """
+        self.explanations: dict[int, str] = {}
+        answers: list[int] = []
+        for start in range(0, len(bodies), _BATCH):
+            answers += self._datagram(bodies[start : start + _BATCH], start)
+        return answers
+
+    def _datagram(self, bodies: list[tuple[int, int, bytes]], start: int) -> list[int]:
         first = self._sequence + 1
         self._sequence += len(bodies)
         flags = codec.NLM_F_REQUEST | codec.NLM_F_ACK
@@ -80,7 +90,6 @@ class NetlinkSocket:
             self._grow(len(data))
         self._socket.send(data)
         answers = [-1] * len(bodies)
-        self.explanations: dict[int, str] = {}
         waiting = len(bodies)
         while waiting:
             for kind, reply_flags, sequence, body in codec.messages(self._receive()):
@@ -91,7 +100,7 @@ class NetlinkSocket:
                 if answers[position] and reply_flags & _NLM_F_ACK_TLVS:
                     explanation = codec.attributes(body, 20).get(_NLMSGERR_ATTR_MSG)
                     if explanation:
-                        self.explanations[position] = codec.text(explanation)
+                        self.explanations[start + position] = codec.text(explanation)
                 waiting -= 1
         return answers
 

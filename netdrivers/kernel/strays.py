@@ -29,13 +29,11 @@ def _on(device: str, reader: Reader) -> Iterator[AnyOperation]:
     for address, mac in reader.neighbours("host", index).items():
         yield Neighbour("host", device, address, mac)
     for family in (rtnl.AF_INET, rtnl.AF_INET6):
-        for route in reader.routes("host", family):
-            table = route.get("RTA_TABLE") or route["table"]
-            if route.get("RTA_OIF") != index or table != rtnl.RT_TABLE_MAIN or route["proto"] == RTPROT_KERNEL:
-                continue
-            zero = "::" if family == rtnl.AF_INET6 else "0.0.0.0"
-            dst = f"{route.get('RTA_DST') or zero}/{route['dst_len']}"
-            yield InterfaceRoute("host", device, dst, route.get("RTA_GATEWAY") or "", onlink=True)
+        for (device_index, dst), routes in reader.routes("host", family).items():
+            for route in routes if device_index == index else ():
+                table = route.get("RTA_TABLE") or route["table"]
+                if table == rtnl.RT_TABLE_MAIN and route["proto"] != RTPROT_KERNEL:
+                    yield InterfaceRoute("host", device, dst, route.get("RTA_GATEWAY") or "", onlink=True)
 
 
 def _place(operation: AnyOperation) -> object:
