@@ -38,7 +38,7 @@ base_packages() {
 # The virtual environment with this tree installed, and the given extras ("test", "test,iptables").
 environment() {
     local python=${PYTHON:-python3} extras=$1 stamp
-    stamp="$VENV/.stamp-$(cat pyproject.toml | sha256sum | cut -c1-16)-${extras//,/-}"
+    stamp="$VENV/.stamp-$( (pwd; cat pyproject.toml) | sha256sum | cut -c1-16)-${extras//,/-}"
     if [ ! -e "$stamp" ]; then
         say "making the virtual environment with $($python --version)"
         rm -rf "$VENV"
