@@ -166,4 +166,5 @@ def refused(operation: AnyOperation, number: int, explanation: str | None) -> er
     reason = os.strerror(number)
     if explanation and explanation != reason:
         reason = f"{reason}: {explanation}"
-    return errors.KernelError(f"cannot {operation.line()}: {reason}", number, operation.line())
+    hint = "this kernel lacks the feature; netctl doctor lists what it has" if number == errno.EOPNOTSUPP else ""
+    return errors.KernelError(f"cannot {operation.line()}: {reason}", number, operation.line(), hint)
