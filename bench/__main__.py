@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 def main() -> int:
     """Run what was asked for."""
     options = _parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that worlds and directories are removed
     os.environ.pop("PYTHONPATH", None)  # it is for finding this package, not for what is measured
     if os.geteuid() != 0:
         print("bench: must be run as root: it makes network namespaces", file=sys.stderr)
@@ -44,7 +46,11 @@ def main() -> int:
         tables: list[Table] = []
         for name in options.only or list(MEASURES):
             print(f"measuring {name}", flush=True)
-            tables += MEASURES[name](run)
+            try:
+                tables += MEASURES[name](run)
+            except (KeyboardInterrupt, SystemExit):
+                print(f"interrupted while measuring {name}; what was measured before follows", flush=True)
+                break
     print()
     report.print_tables(tables)
     _write(options, tables, absent)

@@ -65,19 +65,25 @@ class Remote:
 
 
 def _serve(agent: Agent, connection: Connection) -> None:
+    """Answer calls until the measurements end, however they end; then leave no daemon behind."""
     os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while True:
-        try:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with contextlib.suppress(EOFError, OSError):
+        while True:
             method, arguments = connection.recv()
-        except EOFError:
-            os._exit(0)
-        try:
-            connection.send((False, getattr(agent, method)(*arguments)))
-        except PeerError as error:
-            connection.send((True, str(error)))
-        except Exception as error:
-            connection.send((True, f"{type(error).__name__}: {error}"))
+            connection.send(_answer(agent, method, arguments))
+    os.killpg(0, signal.SIGKILL)
+
+
+def _answer(agent: Agent, method: str, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
+    """(failed, the method's value or the failure's text)."""
+    try:
+        return False, getattr(agent, method)(*arguments)
+    except PeerError as error:
+        return True, str(error)
+    except Exception as error:
+        return True, f"{type(error).__name__}: {error}"
 
 
 Key = tuple[str, str]
