@@ -363,7 +363,7 @@ class World:
         """Call the installed executable, as an engine does; the host's service does the work."""
         env = host.env(
             NETDRIVERS_SERVICE="require", CNI_COMMAND=command, CNI_CONTAINERID=name, CNI_IFNAME="eth0",
-            CNI_NETNS=netns.path if netns else "",
+            CNI_NETNS=netns.path if netns else "", CNI_ARGS=f"IgnoreUnknown=1;K8S_POD_NAME={name}",
         )  # fmt: skip
         done = host.run(str(self._executables / "overlay"), input=json.dumps(self.config(**more)), env=env, check=False)
         answer = json.loads(done.stdout) if done.stdout.strip() else None

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from netdrivers.names import server
+from netdrivers.names.asking import answers
 from tests.lab import CniFailed, Host, Namespace
 from tests.netctl.runner import Netctl
 from tests.overlay_lab import LEASE_SECONDS, Switch, World, differences, hosts_of, needs_etcd, until
@@ -144,6 +146,31 @@ def test_a_slice_taken_away_stops_new_containers_until_the_old_ones_are_gone(
 def _recorded(host: Host) -> Any:
     with host.lifecycle() as life:
         return life.store.network("shop")
+
+
+@needs_etcd
+@pytest.mark.skipif(server.executable() is None, reason="needs aardvark-dns: apt-get install aardvark-dns")
+def test_names_resolve_across_hosts_also_while_etcd_is_down(world: Callable[..., World]) -> None:
+    here = world(hosts=2, names=True)
+    here.everybody()
+
+    def known(at: int, name: str) -> bool:
+        client, address = here.containers.all[at]
+        with client.entered():
+            return answers(f"{address.rpartition('.')[0]}.1", server.PORT, name, 4, 1.0)
+
+    for at in (0, 1):
+        until(lambda at=at: known(at, "c1-0") and known(at, "c2-0"), what="a name is not known")
+    here.add(here.hosts[1], "late")
+    until(lambda: known(0, "late"))
+    here.etcd.stop()
+    here.services[0].end(signal.SIGKILL)
+    here.services[0].start()
+    assert known(0, "late")
+    here.etcd.members[0].start()
+    here.etcd.ready()
+    here.call(here.hosts[1], "DEL", None, "late")
+    until(lambda: not known(0, "late"), what="a name is known for ever")
 
 
 @needs_etcd

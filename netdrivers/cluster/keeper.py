@@ -38,6 +38,9 @@ LONG_PAUSE_SECONDS = 5.0
 WHOLE_SECONDS = (480.0, 720.0)
 """How often the hosts are read anew although every change was followed; at random, as above."""
 
+NEIGHBOUR_SECONDS = 0.5
+"""The least time between two tellings of what is attached elsewhere."""
+
 _BATCH = 100
 """Operations in one transaction; etcd allows 128 (--max-txn-ops)."""
 
@@ -53,6 +56,9 @@ class Backend(Protocol):
 
     def apply(self, view: View) -> None:
         """The kernel is to lead to exactly the hosts of a view, by secrets that it holds."""
+
+    def neighbours(self, view: View) -> None:
+        """What is attached on other hosts may have changed."""
 
     def lost(self, reason: str) -> None:
         """This host's slice belongs to another now."""
@@ -220,12 +226,19 @@ class Keeper:
         """Until something goes wrong, or the keeper is to stop."""
         interval = etcd.options.lease / 3
         due = time.monotonic() + interval
+        news, told = True, float("-inf")
         while not self._stopping.is_set():
-            changes, nudged = self._gather(max(0.0, due - time.monotonic()))
-            if self.view.apply(event for item in changes for event in item.events):
+            until = min(due, told + NEIGHBOUR_SECONDS) if news else due
+            changes, nudged = self._gather(max(0.0, until - time.monotonic()))
+            hosts, attachments = self.view.apply(event for item in changes for event in item.events)
+            if hosts:
                 self._changed(etcd)
             if nudged:
                 self._publish(etcd)
+            news = news or attachments
+            if news and time.monotonic() >= told + NEIGHBOUR_SECONDS:
+                self._backend.neighbours(self.view)
+                news, told = False, time.monotonic()
             if time.monotonic() >= due:
                 due = time.monotonic() + interval
                 self._keep_alive(etcd)

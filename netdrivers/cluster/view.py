@@ -43,19 +43,23 @@ class View:
             self._attachment(item, deleted=False)
         self.revision = revision
 
-    def apply(self, events: Iterable[Event]) -> bool:
-        """Take events in; whether hosts or secrets changed. Those that a state knew already change nothing."""
-        changed = False
+    def apply(self, events: Iterable[Event]) -> tuple[bool, bool]:
+        """Take events in; whether hosts or secrets changed, and whether attachments did.
+
+        Those that a state knew already change nothing.
+        """
+        changed = attachments = False
         latest = 0
         for event in events:
             latest = max(latest, event.kv.mod_revision)
             if event.kv.key.startswith(self._keys.attachments):
                 if event.kv.mod_revision > self.revision:
                     self._attachment(event.kv, event.deleted)
+                    attachments = True
             elif event.kv.mod_revision > self.topology:
                 changed |= self._topology_event(event)
         self.revision, self.topology = max(self.revision, latest), max(self.topology, latest)
-        return changed
+        return changed, attachments
 
     def _attachment(self, item: KeyValue, deleted: bool) -> None:
         host, _, rest = item.key[len(self._keys.attachments) :].partition(b"/")

@@ -81,6 +81,17 @@ class Names:
         """Whether there is a server: one to start, or one that runs, which is elsewhere for a plugin in a container."""
         return server.executable() is not None or server.running(self.folder) is not None
 
+    def _content(self, network: Network) -> str:
+        """A network's file: of this host's containers, and of others' where they are known."""
+        return text.content(network, self._store.attached(network.name), self._elsewhere(network))
+
+    def _elsewhere(self, network: Network) -> Sequence[text.Attached]:
+        if network.options.get("etcd") is None:
+            return ()
+        from netdrivers.cluster import elsewhere
+
+        return elsewhere.read(self._store.directory, network.name)
+
     def _listed(self) -> list[str]:
         try:
             return [name for name in os.listdir(self.folder) if name != server.PID_FILE]
@@ -98,7 +109,7 @@ class Names:
         """Make a network's file what it should be; whether it was not."""
         record = self._store.network(name)
         on = record is not None and text.wanted(record.network) and self._able()
-        wanted = text.content(record.network, self._store.attached(name)) if record and on else ""
+        wanted = self._content(record.network) if record and on else ""
         path = f"{self.folder}/{text.file_name(record.network)}" if record and wanted else ""
         old = self._files(name)
         for other in old:

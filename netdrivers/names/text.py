@@ -65,14 +65,18 @@ def _is_name(name: str) -> bool:
     return len(name) <= _LONGEST and all(_LABEL.fullmatch(label) for label in name.split("."))
 
 
-def content(network: Network, attached: Sequence[Attached]) -> str:
-    """A network's file; "" when there is nobody to serve, or no address to serve them from."""
+def content(network: Network, attached: Sequence[Attached], elsewhere: Sequence[Attached] = ()) -> str:
+    """A network's file; "" when there is nobody to serve, or no address to serve them from.
+
+    elsewhere: containers of the network on other hosts, whose names are known here, too.
+    """
     listening = servers(lease for _, lease in attached)
     if not listening:
         return ""
     given = merged_dns(network.dns, network.ipam.dns).nameservers
     outside = [NOWHERE] if file_name(network) != network.name else list(filter(_is_address, given))
-    return "\n".join([" ".join(filter(None, (",".join(listening), ",".join(outside)))), *_lines(attached), ""])
+    first = " ".join(filter(None, (",".join(listening), ",".join(outside))))
+    return "\n".join([first, *_lines((*attached, *elsewhere)), ""])
 
 
 class Question(Struct, frozen=True):

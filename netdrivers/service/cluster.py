@@ -10,12 +10,14 @@ from typing import Any
 
 from msgspec import Struct
 
+from netdrivers.cluster import elsewhere
 from netdrivers.cluster.layout import AttachmentEntry, entry_of
 from netdrivers.drivers.registry import driver as find_driver
 from netdrivers.drivers.spanning import Place, SpanningDriver
 from netdrivers.errors import NetdriversError
 from netdrivers.frontends.dispatch import lifecycle
 from netdrivers.model import Network
+from netdrivers.names import text
 from netdrivers.service.background import Periodic
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class Cluster(Periodic):
                 found[record.network.name] = record.network
         for name in [name for name, kept in self._keepers.items() if name not in found]:
             self._keepers.pop(name).keeper.stop(withdraw=True)
+            elsewhere.drop(self._state_dir, name)
         for name, network in found.items():
             if network.options.get("etcd") is not None:
                 self._keep(name, network)
@@ -133,6 +136,15 @@ class Here:
         self._failed = False
         if secrets:
             keyring.drop(self._state_dir, self._name, view.secrets)
+
+    def neighbours(self, view: Any) -> None:
+        """Names of containers on other hosts, where names are switched on."""
+        life = lifecycle(self._state_dir)
+        record = life.store.network(self._name)
+        if record is None or not text.wanted(record.network):
+            return
+        if elsewhere.write(self._state_dir, self._name, view.attachments, str(record.network.options["local"])):
+            life.names.changed(self._name)
 
     def lost(self, reason: str) -> None:
         """Refuse new attachments; without any, let the network go, so that the next one gets another slice."""
