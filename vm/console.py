@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-STARTED = "vm-job: node"
+STARTED, DONE = "vm-job: node", "vm-job: done"
 _NOISE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\r|\x1b[()][A-Z0-9]|\x1bc")
 _SYSTEM = re.compile(r"^(\[ *\d+\.\d+\]|\[ *(OK|FAILED|DEPEND|WARN) *\]| {9}(Start|Stopp|Mount|Unmount)ing)")
 
@@ -19,6 +19,7 @@ class Console:
         self._rest = ""
         self.lines: list[str] = []
         self.started = False
+        self.done = False
 
     def follow(self) -> list[str]:
         """New whole lines of the job: none before it started, none of kernel and systemd."""
@@ -34,6 +35,7 @@ class Console:
         shown = []
         for line in lines:
             self.started = self.started or STARTED in line
+            self.done = self.done or DONE in line
             if self.started and line.strip() and not _SYSTEM.match(line):
                 shown.append(line)
         return shown

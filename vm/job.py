@@ -17,7 +17,8 @@ TAKEN = ("tests", "cni-configs", "docs", "pyproject.toml")
 def write(target: Path, wheel: Path, nodes: int, whole: bool, arguments: Sequence[str]) -> None:
     """Fill a new directory; see vm/job/start for what the node does with it.
 
-    nodes: how many are started; whole: every test and not the CI's set; arguments: more for pytest.
+    nodes: how many are started; whole: every test and not the CI's set; arguments: for pytest, () for all of
+    tests/vm and the host's tests that run in a node again.
     """
     target.mkdir(parents=True)
     listed = subprocess.run(
@@ -32,8 +33,13 @@ def write(target: Path, wheel: Path, nodes: int, whole: bool, arguments: Sequenc
         shutil.copy(path, target / path.name)
     shutil.copy(wheel, target)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(target / "key")], check=True)
-    words = " ".join(shlex.quote(word) for word in arguments)
-    settings = {"NODES": str(nodes), "WHOLE": "yes" if whole else "", "ARGUMENTS": words}
+    paths = () if any(word.startswith("tests/") for word in arguments) else ("tests/vm",)
+    settings = {
+        "NODES": str(nodes),
+        "WHOLE": "yes" if whole else "",
+        "HOST": "" if arguments else "yes",
+        "ARGUMENTS": shlex.join((*paths, *arguments)),
+    }
     (target / "settings").write_text("".join(f"{key}={shlex.quote(text)}\n" for key, text in settings.items()))
 
 

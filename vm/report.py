@@ -59,6 +59,13 @@ def features(case: Xml.Element) -> list[str]:
     return [item.get("value", "") for item in found]
 
 
+def left_out(results: Path) -> list[str]:
+    """What is not in this set, by name and why."""
+    path = results / "left-out"
+    names = sorted(set(path.read_text().split("\n")) - {""}) if path.exists() else []
+    return ["", "left out:", *(f"  {name}" for name in names)] if names else []
+
+
 def summary(cases: Iterable[Xml.Element], has: dict[str, bool]) -> list[str]:
     """Lines for people."""
     cases = list(cases)

@@ -1,7 +1,10 @@
 """Tests that run in a node only (scripts/vm-test): elsewhere this directory is left out, and the summary says so.
 
+In a node it is a plugin as well, for the host's own tests that run there again (rerun.py).
+
 Marks: feature(NAME...) what a kernel or a host must have, for the summary; whole: not in the CI's set;
-nodes(COUNT): wants so many machines; before_reboot, after_reboot: what the node is rebooted in between.
+nodes(COUNT): wants so many machines; boot(NUMBER): runs in that boot of the node, not in the first; last: at the end
+of its boot, as it leaves things behind. A test that wants a reboot after its boot's tests makes the file STATE/reboot.
 """
 
 from __future__ import annotations
@@ -26,22 +29,21 @@ MARKS = (
     "feature(names): what the test needs of kernel and host",
     "whole: not in the CI's set",
     "nodes(count): wants so many machines",
-    "before_reboot: leaves behind what after_reboot looks at",
-    "after_reboot: runs once the node has been rebooted",
+    "boot(number): runs in that boot of the node",
+    "last: at the end of its boot",
 )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the marks; in a node, add the host's own tests that wanted another kernel."""
+    """Register the marks."""
     for mark in MARKS:
         config.addinivalue_line("markers", mark)
-    if IN_NODE and BOOT == 1 and config.args == ["tests/vm"]:
-        config.args += rerun.paths(WHOLE)
 
 
 def _left_out(item: pytest.Item) -> str:
     """Why a test is not for this set and boot, "" when it is."""
-    if (item.get_closest_marker("after_reboot") is not None) != (BOOT > 1):
+    boot = item.get_closest_marker("boot")
+    if (boot.args[0] if boot else 1) != BOOT:
         return "another boot"
     if item.get_closest_marker("whole") and not WHOLE:
         return "whole set"
@@ -50,7 +52,7 @@ def _left_out(item: pytest.Item) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep what is for this set and boot, the reboot's preparation last; write down what was left out."""
+    """Keep what is for this set and boot, in order; write down what was left out."""
     for item in items:
         marks = [name for mark in item.iter_markers("feature") for name in mark.args]
         for name in dict.fromkeys([*marks, *rerun.features(item.nodeid)]):
@@ -59,12 +61,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dropped = [item for item in items if out[item]]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-    items[:] = sorted(
-        (item for item in items if not out[item]), key=lambda item: bool(item.get_closest_marker("before_reboot"))
-    )
+    items[:] = sorted((item for item in items if not out[item]), key=lambda item: bool(item.get_closest_marker("last")))
     names = sorted({f"{item.nodeid.partition('[')[0]}: {out[item]}" for item in dropped if out[item] != "another boot"})
     if IN_NODE and names:
-        (RESULTS / "left-out").write_text("\n".join([*names, ""]))
+        with (RESULTS / "left-out").open("a") as file:
+            file.writelines(f"{name}\n" for name in names)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

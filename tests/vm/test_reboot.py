@@ -24,7 +24,7 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-@pytest.mark.before_reboot
+@pytest.mark.last
 def test_containers_are_attached_when_the_node_goes_down(tmp_path: Path) -> None:
     install()
     for name in ("web", "two", "three"):
@@ -52,7 +52,7 @@ def before() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.after_reboot
+@pytest.mark.boot(2)
 def test_nothing_is_stale_and_nothing_runs_before_it_is_called(before: dict[str, Any]) -> None:
     links = run("ip", "-br", "link")
     assert not [word for word in ("br-lan", "shop", "veth", "ndvl", "ndsh") if word in links], links
@@ -63,7 +63,7 @@ def test_nothing_is_stale_and_nothing_runs_before_it_is_called(before: dict[str,
     assert (unit(SOCKET), unit(SERVICE)) == ("active", "inactive"), "by the boot, for the first call"
 
 
-@pytest.mark.after_reboot
+@pytest.mark.boot(2)
 def test_named_network_is_there_for_the_first_that_asks(before: dict[str, Any], tmp_path: Path) -> None:
     assert [item["name"] for item in netctl("network", "ls")] == ["shop"]
     run("ip", "netns", "add", "three")
@@ -76,7 +76,7 @@ def test_named_network_is_there_for_the_first_that_asks(before: dict[str, Any], 
     run("netctl", "del", "shop", "three")
 
 
-@pytest.mark.after_reboot
+@pytest.mark.boot(2)
 def test_a_container_of_before_can_be_deleted_and_added_anew(before: dict[str, Any], tmp_path: Path) -> None:
     """Engines do both: DEL of what they remember, and the same container's ADD; its address and port are free."""
     cni("DEL", {**CONFIG, "prevResult": before["first"]}, "web", CNI_NETNS="")

@@ -48,12 +48,15 @@ def pid() -> int:
 def test_first_call_starts_the_service(container: Names) -> None:
     run("systemctl", "stop", SERVICE)
     assert (unit(SOCKET), unit(SERVICE)) == ("active", "inactive")
-    cni("ADD", bridge("net", "10.61.0.0/24"), container("c1"), NETDRIVERS_SERVICE="require")
-    assert unit(SERVICE) == "active"
-    status = netctl("service", "status")
-    assert (status["pid"], status["served"]) == (pid(), 1)
+    config = bridge("net", "10.61.0.0/24")
+    result = cni("ADD", config, container("c1"))
+    until(lambda: unit(SERVICE) == "active", "the service is up")
+    before = netctl("service", "status")
+    assert before["pid"] == pid()
+    cni("CHECK", {**config, "prevResult": result}, "c1", NETDRIVERS_SERVICE="require")
+    assert netctl("service", "status")["served"] == before["served"] + 1
     assert run("ip", "netns", "exec", "c1", "ping", "-c", "1", "-W", "2", "10.61.0.1")
-    cni("DEL", bridge("net", "10.61.0.0/24"), "c1", NETDRIVERS_SERVICE="require")
+    cni("DEL", config, "c1", NETDRIVERS_SERVICE="require")
 
 
 def test_unit_is_well_formed_and_unprivileged_where_it_can_be() -> None:
