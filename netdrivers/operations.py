@@ -134,6 +134,7 @@ class Bridge(Operation, frozen=True, tag="bridge"):
     default_pvid: int = -1
     promiscuous: bool = False
     adopt: bool = False
+    multicast_snooping: bool = True
 
     def line(self) -> str:
         extra = f" mtu {self.mtu}" if self.mtu else ""
@@ -327,13 +328,14 @@ class IpsecPolicy(Operation, frozen=True, tag="ipsec-policy"):
 
 
 class LinkUp(Operation, frozen=True, tag="link-up"):
-    """A link is up."""
+    """A link is up. link_local False: it gets no IPv6 address of its own making, and so sends nothing unasked."""
 
     where: Where
     link: str
+    link_local: bool = True
 
     def line(self) -> str:
-        return f"up {self.link} in {self.where}"
+        return f"up {self.link} in {self.where}{'' if self.link_local else ' without link-local address'}"
 
 
 class InterfaceAddress(Operation, frozen=True, tag="address"):

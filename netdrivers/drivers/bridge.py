@@ -76,6 +76,7 @@ class BridgeOptions(Struct, frozen=True, rename="camel", omit_defaults=True):
     isolate: bool | str = False
     internal: bool = False
     unmanaged: bool = False
+    multicast_snooping: bool = False
     names: bool = False
 
 
@@ -162,6 +163,7 @@ class BridgeDriver:
                 vlan_filtering=filtering,
                 promiscuous=options.promisc_mode,
                 adopt=foreign is not None,
+                multicast_snooping=options.multicast_snooping,
             )
         ]
         if options.unmanaged:
@@ -222,7 +224,9 @@ class BridgeDriver:
             found.append(AllowSource(host_name, mac))
         routes = common.routes_of(network, lease, options.is_default_gateway, facts)
         if not options.disable_container_interface and not attachment.handover:
-            found += common.container_side(attachment.ifname, lease, routes, options.enabledad)
+            # On a bridge with our gateway nobody else announces IPv6; each container's own would be sent to all.
+            link_local = not _is_gateway(options)
+            found += common.container_side(attachment.ifname, lease, routes, options.enabledad, link_local)
         found += publish_operations(attachment.ports, lease, backend)
         bridge = Interface(options.bridge, derived_mac("bridge", options.bridge), "", options.mtu)
         host = Interface(host_name, host_mac, "", options.mtu)

@@ -114,13 +114,17 @@ def _behind(route: Route, taken: Sequence[tuple[str, int, int]]) -> Route:
 
 
 def container_side(
-    ifname: str, lease: Lease, routes: Sequence[Route], detect_duplicates: bool = False
+    ifname: str, lease: Lease, routes: Sequence[Route], detect_duplicates: bool = False, link_local: bool = True
 ) -> list[AnyOperation]:
-    """Operations in the sandbox for a link that exists: IPv6 on where needed, up, addresses, routes."""
+    """Operations in the sandbox for a link that exists: IPv6 on where needed, up, addresses, routes.
+
+    link_local False: no IPv6 address of the link's own making, unless IPAM gave it one of IPv6.
+    """
     found: list[AnyOperation] = []
-    if any(item.family == 6 for item in lease.addresses):
+    ipv6 = any(item.family == 6 for item in lease.addresses)
+    if ipv6:
         found.append(Sysctl("sandbox", f"net/ipv6/conf/{ifname}/disable_ipv6", "0"))
-    found.append(LinkUp("sandbox", ifname))
+    found.append(LinkUp("sandbox", ifname, link_local or ipv6))
     for item in lease.addresses:
         found.append(InterfaceAddress("sandbox", ifname, item.address, detect_duplicates))
     for route in routes:

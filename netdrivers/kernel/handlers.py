@@ -7,6 +7,7 @@ already gone is success.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -48,6 +49,9 @@ from netdrivers.operations import (
 )
 
 Handler = Callable[[Any, Session], None]
+
+_IPV6 = os.path.exists("/proc/sys/net/ipv6")
+"""Whether the kernel has IPv6 at all (not with ipv6.disable=1)."""
 
 
 def _fd(where: Where, session: Session) -> int | None:
@@ -103,7 +107,12 @@ def apply_bridge(operation: Bridge, session: Session) -> None:
         session.send("host", operation, rtnl.filter_vlans(there.index))
     if not there:
         create = rtnl.create_bridge(
-            operation.name, operation.mac, operation.mtu, operation.vlan_filtering, operation.default_pvid
+            operation.name,
+            operation.mac,
+            operation.mtu,
+            operation.vlan_filtering,
+            operation.default_pvid,
+            operation.multicast_snooping,
         )
         session.send("host", operation, create)
     body = rtnl.set_link(
@@ -166,7 +175,7 @@ def undo_veth(operation: Veth, session: Session) -> None:
 def apply_bridge_port(operation: BridgePort, session: Session) -> None:
     """Enslave, bring up, set the flags; VLAN ids where asked for."""
     master = session.index("host", operation.bridge)
-    messages = [rtnl.enslave(operation.link, master)]
+    messages = [rtnl.enslave(operation.link, master, _IPV6)]
     if operation.hairpin or operation.isolated or not operation.learning or operation.neigh_suppress:
         messages.append(
             rtnl.port_flags(
@@ -278,6 +287,8 @@ def undo_neighbour(operation: Neighbour, session: Session) -> None:
 def apply_link_up(operation: LinkUp, session: Session) -> None:
     """By index, looked up after what waits has gone out."""
     index = session.index(operation.where, operation.link)
+    if not operation.link_local and _IPV6:
+        session.send(operation.where, operation, rtnl.no_link_local(index))
     session.send(operation.where, operation, rtnl.set_link(index, up=True))
 
 

@@ -39,7 +39,7 @@ IFLA_EXT_MASK, IFLA_PROMISCUITY = 29, 30
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 VETH_INFO_PEER = 1
 IFLA_INET6_ADDR_GEN_MODE = 8
-IFLA_BR_VLAN_FILTERING, IFLA_BR_VLAN_DEFAULT_PVID = 7, 39
+IFLA_BR_VLAN_FILTERING, IFLA_BR_MCAST_SNOOPING, IFLA_BR_VLAN_DEFAULT_PVID = 7, 23, 39
 IFLA_BRIDGE_FLAGS, IFLA_BRIDGE_VLAN_INFO, BRIDGE_FLAGS_SELF = 0, 2, 2
 IFLA_VLAN_ID = 1
 IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_LEARNING = 1, 4, 8
@@ -104,7 +104,9 @@ def create_veth(host_name: str, host_mac: str, name: str, mac: str, mtu: int, ne
     return RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, own + nested(IFLA_LINKINFO, info)
 
 
-def create_bridge(name: str, mac: str, mtu: int, vlan_filtering: bool, default_pvid: int) -> Body:
+def create_bridge(
+    name: str, mac: str, mtu: int, vlan_filtering: bool, default_pvid: int, multicast_snooping: bool = True
+) -> Body:
     """A bridge, down, its MAC and MTU pinned."""
     body = _link() + string(IFLA_IFNAME, name)
     if mac:
@@ -116,6 +118,8 @@ def create_bridge(name: str, mac: str, mtu: int, vlan_filtering: bool, default_p
         data += u8(IFLA_BR_VLAN_FILTERING, 1)
         if default_pvid >= 0:
             data += u16(IFLA_BR_VLAN_DEFAULT_PVID, default_pvid)
+    if not multicast_snooping:
+        data += u8(IFLA_BR_MCAST_SNOOPING, 0)
     info = string(IFLA_INFO_KIND, "bridge") + (nested(IFLA_INFO_DATA, data) if data else b"")
     return RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body + nested(IFLA_LINKINFO, info)
 
@@ -193,11 +197,18 @@ def neighbour(index: int, address: str, mac: str, add: bool) -> Body:
     return (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body) if add else (RTM_DELNEIGH, 0, body)
 
 
-def enslave(link: str, master_index: int) -> Body:
-    """A named link becomes an up port of a bridge, without an IPv6 address of its own."""
-    no_address = nested(IFLA_AF_SPEC, nested(AF_INET6, u8(IFLA_INET6_ADDR_GEN_MODE, 1)))
+_NO_LINK_LOCAL = nested(IFLA_AF_SPEC, nested(AF_INET6, u8(IFLA_INET6_ADDR_GEN_MODE, 1)))
+
+
+def enslave(link: str, master_index: int, ipv6: bool) -> Body:
+    """A named link becomes an up port of a bridge, without an IPv6 address of its own. ipv6: the kernel has it."""
     body = _link(flags=IFF_UP, change=IFF_UP) + string(IFLA_IFNAME, link) + u32(IFLA_MASTER, master_index)
-    return RTM_SETLINK, 0, body + no_address
+    return RTM_SETLINK, 0, body + (_NO_LINK_LOCAL if ipv6 else b"")
+
+
+def no_link_local(index: int) -> Body:
+    """A link that is down makes itself no IPv6 address when it comes up."""
+    return RTM_SETLINK, 0, _link(index=index) + _NO_LINK_LOCAL
 
 
 def release(link: str) -> Body:

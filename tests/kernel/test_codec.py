@@ -88,7 +88,7 @@ def test_macvlan(mode: str) -> None:
 
 
 def test_port_of_a_bridge() -> None:
-    message = theirs(rtnl.enslave("veth0", 9))
+    message = theirs(rtnl.enslave("veth0", 9, ipv6=True))
     assert message.get("IFLA_MASTER") == 9
     assert message["flags"] & message["change"] & rtnl.IFF_UP
     message = theirs(rtnl.port_flags("veth0", True, True, False, True))
