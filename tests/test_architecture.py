@@ -30,7 +30,7 @@ ROOMS: dict[str, set[str]] = {
     "kernel": {*_BASE, "operations"},
     "state": {*_BASE, "operations"},
     "cluster": _PLANNING,
-    "names": {*_PLANNING, "state"},
+    "names": {*_PLANNING, "state", "cluster"},
     "networks": _DOING - {"publishing", "lifecycle"},
     "publishing": _DOING - {"lifecycle"},
     "lifecycle": _DOING,
