@@ -5,7 +5,9 @@ RELEASE=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 
 # Engines come without a start of their services: see packages().
 engine_packages() {
-    packages podman containerd runc crun docker.io lxc systemd-container aardvark-dns debootstrap
+    packages podman containerd runc crun docker.io lxc systemd-container aardvark-dns debootstrap etcd-server etcd-client
+    # Debian 13 has Docker's client in a package of its own.
+    [ "$RELEASE" = bookworm ] || packages docker-cli
 }
 
 # The other release's engines, and what some containers run on; about two minutes, once. Tests that need a root that
