@@ -12,7 +12,7 @@ from msgspec import Struct, field
 from netdrivers import errors
 from netdrivers.drivers.base import Driver
 from netdrivers.drivers.registry import driver as find_driver
-from netdrivers.drivers.spanning import PEER_OPERATIONS, Place, SpanningDriver
+from netdrivers.drivers.spanning import PEER_OPERATIONS, Place, SpanningDriver, spans
 from netdrivers.kernel.host import Kernel
 from netdrivers.kernel.session import ApplyFailed
 from netdrivers.model import Facts, Network
@@ -109,7 +109,7 @@ class Networks:
         records = self._store.networks()
         if driver.owns_subnets:
             self._refuse_overlap(settled, [record.network for record in records], facts)
-        if isinstance(driver, SpanningDriver):
+        if spans(driver):
             settled = driver.place(settled, self._place(settled, driver, record, claim))
         return settled, _foreign(facts, records)
 
@@ -176,7 +176,7 @@ class Networks:
         with self._store.writing():
             self._store.put_network(network, settled, wanted, ready=True)
             self._set_pools(settled)
-        if isinstance(driver, SpanningDriver):
+        if spans(driver):
             self._announce(settled, driver)
         made = self._store.network(network.name)
         assert made is not None
@@ -272,7 +272,7 @@ class Networks:
         with self._extending(name):
             latest = self._store.network(name)
             driver = find_driver(latest.network.driver) if latest and latest.ready else None
-            if latest is None or not isinstance(driver, SpanningDriver) or driver.placed(latest.network) == place:
+            if latest is None or not spans(driver) or driver.placed(latest.network) == place:
                 return
             network = driver.place(latest.network, place)
             wanted, old = driver.plan_peers(network), latest.operations
@@ -334,7 +334,7 @@ class Networks:
                 raise errors.UndoFailed(failures)
             with self._store.writing():
                 self._store.drop_network(name)
-        if isinstance(find_driver(record.network.driver), SpanningDriver):
+        if spans(find_driver(record.network.driver)):
             from netdrivers.cluster.peers import peers_of
 
             with suppress(errors.NetdriversError):
@@ -413,7 +413,7 @@ def _needed(operation: AnyOperation, wanted: Operations) -> bool:
 
 def _subnets(network: Network) -> list[str]:
     driver = find_driver(network.driver)
-    if isinstance(driver, SpanningDriver):
+    if spans(driver):
         return [driver.whole(network)]
     return [part.subnet for pool in network.ipam.pools for part in pool.ranges]
 

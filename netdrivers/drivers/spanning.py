@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import msgspec
 from msgspec import Struct
@@ -56,7 +56,6 @@ def unpacked(options: Mapping[str, Any]) -> Place | None:
     return msgspec.structs.replace(msgspec.convert({**options, "hosts": ()}, Place), hosts=hosts)
 
 
-@runtime_checkable
 class SpanningDriver(Protocol):
     """Beside drivers.base.Driver, what turns a place into a plan. No I/O."""
 
@@ -74,3 +73,8 @@ class SpanningDriver(Protocol):
 
     def plan_peers(self, network: Network) -> Operations:
         """What of plan_network leads to other hosts, in order."""
+
+
+def spans(driver: object) -> TypeGuard[SpanningDriver]:
+    """Whether a driver's networks span hosts; isinstance with a protocol would import inspect (Python 3.13)."""
+    return hasattr(driver, "placed")

@@ -15,7 +15,7 @@ from netdrivers.cluster.messages import prefix_end, read
 from netdrivers.cluster.options import options_of
 from netdrivers.cluster.peers import identity
 from netdrivers.drivers.registry import driver as find_driver
-from netdrivers.drivers.spanning import PEER_OPERATIONS, Place, SpanningDriver
+from netdrivers.drivers.spanning import PEER_OPERATIONS, Place, spans
 from netdrivers.errors import ConfigError, NetdriversError, NotFound
 from netdrivers.near import near
 from netdrivers.netctl.calls import lifecycle, state_dir
@@ -50,7 +50,7 @@ class EntryRow(Struct):
 def spanning(name: str | None) -> list[NetworkRecord]:
     """The records of one network, or of all that span hosts. NotFound; ConfigError for a network that does not."""
     records = {record.network.name: record for record in lifecycle().store.networks()}
-    found = {key: item for key, item in records.items() if isinstance(_driver(item), SpanningDriver)}
+    found = {key: item for key, item in records.items() if spans(_driver(item))}
     if name is None:
         return list(found.values())
     if name not in records:

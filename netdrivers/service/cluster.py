@@ -13,7 +13,7 @@ from msgspec import Struct
 from netdrivers.cluster import elsewhere
 from netdrivers.cluster.layout import AttachmentEntry, entry_of
 from netdrivers.drivers.registry import driver as find_driver
-from netdrivers.drivers.spanning import Place, SpanningDriver
+from netdrivers.drivers.spanning import Place, spans
 from netdrivers.errors import NetdriversError
 from netdrivers.frontends.dispatch import lifecycle
 from netdrivers.model import Network
@@ -52,7 +52,7 @@ class Cluster(Periodic):
         """One turn: keepers for exactly the networks that there are, nudged; the kernel held against the record."""
         found: dict[str, Network] = {}
         for record in lifecycle(self._state_dir).store.networks():
-            if record.ready and isinstance(find_driver(record.network.driver), SpanningDriver):
+            if record.ready and spans(find_driver(record.network.driver)):
                 found[record.network.name] = record.network
         for name in [name for name, kept in self._keepers.items() if name not in found]:
             self._keepers.pop(name).keeper.stop(withdraw=True)
@@ -163,7 +163,7 @@ class Here:
 
 def _placed(network: Network) -> Place:
     driver = find_driver(network.driver)
-    assert isinstance(driver, SpanningDriver)
+    assert spans(driver)
     place = driver.placed(network)
     assert place is not None
     return place
