@@ -22,9 +22,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from netdrivers.cluster.etcd import Etcd
 from netdrivers.cluster.join import Identity
 from netdrivers.cluster.keeper import Keeper
-from netdrivers.cluster.layout import AttachmentEntry, Settings
+from netdrivers.cluster.layout import SCHEMA, SCHEMA_KEY, AttachmentEntry, HostEntry, Keys, Owner, Settings, encode
+from netdrivers.cluster.messages import put
 from netdrivers.cluster.options import EtcdOptions
 from netdrivers.cluster.view import View
 from netdrivers.model import Network
@@ -64,6 +66,9 @@ class Host:
     def apply(self, view: View) -> None:
         """Nothing but a note."""
         self.applied = len(view.hosts)
+
+    def neighbours(self, view: View) -> None:
+        """Of no interest."""
 
     def lost(self, reason: str) -> None:
         """Cannot be."""
@@ -116,36 +121,68 @@ def wait(hosts: list[Host], condition: Callable[[Host], bool], what: str, limit:
     return time.monotonic() - began
 
 
+def megabytes() -> float:
+    """What this process has resident."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE / 2**20
+
+
 def bytes_on_wire() -> int:
     """What the only device of this namespace has carried so far."""
     line = next(line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
     return int(line.partition(":")[2].split()[0])
 
 
-def measure(count: int, containers: int, idle_seconds: float, folder: Path) -> dict[str, Any]:
+def seed(options: EtcdOptions, first: int, count: int, containers: int) -> None:
+    """Write down hosts with their containers as if they were there; nobody watches for them."""
+    with Etcd(options, budget_seconds=30.0) as etcd:
+        lease = etcd.grant(3600)
+        keys = Keys(NETWORK.name)
+        operations = [put(SCHEMA_KEY, SCHEMA.encode()), put(keys.settings, encode(SETTINGS))]
+        for number in range(first, first + count):
+            host = Host(number, containers, options)
+            part = f"10.{number // 256}.{number % 256}.0/24"
+            operations.append(put(keys.slice(part), host.address.encode()))
+            operations.append(put(keys.owner(host.address), encode(Owner(part))))
+            operations.append(put(keys.host(host.address), encode(HostEntry(part, f"host{number}", "0.1.0")), lease))
+            operations += [
+                put(keys.attachment(host.address, container, ifname), encode(entry), lease)
+                for (container, ifname), entry in host.containers.items()
+            ]
+        for i in range(0, len(operations), 100):
+            etcd.transaction(operations[i : i + 100])
+
+
+def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The figures of a run."""
     options = EtcdOptions((ENDPOINT,))
     server = Server(folder)
-    hosts = [Host(number, containers, options) for number in range(count)]
-    extra = Host(count, 0, options)
-    found: dict[str, Any] = {"hosts": count, "containers": count * containers}
+    time.sleep(2)
+    seed(options, 5000, given.known_hosts, given.known_containers)
+    hosts = [Host(number, given.containers, options) for number in range(given.hosts)]
+    extra = Host(given.hosts, 0, options)
+    count = given.hosts + given.known_hosts
+    total = given.hosts * given.containers + given.known_hosts * given.known_containers
+    found: dict[str, Any] = {"simulated": given.hosts, "hosts": count, "containers": total}
     try:
-        time.sleep(2)
-        wire = bytes_on_wire()
-        for host in hosts:
+        wire, cpu, memory = bytes_on_wire(), server.cpu_seconds(), megabytes()
+        for i, host in enumerate(hosts, 1):
             host.keeper.start()
+            if given.per_second and i % given.per_second == 0:
+                time.sleep(1)
         found["joined_s"] = wait(hosts, lambda host: host.applied == count, "joining")
-        total = count * containers
         found["attachments_known_s"] = found["joined_s"] + wait(
             hosts, lambda host: host.keeper.report()["attachments"] == total, "attachments"
         )
-        found["joining_mb"] = (bytes_on_wire() - wire) / 1e6
-        found["etcd_cpu_joining_s"] = server.cpu_seconds()
+        found["joining"] = {
+            "megabytes_carried": (bytes_on_wire() - wire) / 1e6,
+            "etcd_cpu_s": server.cpu_seconds() - cpu,
+            "memory_of_a_host_mb": (megabytes() - memory) / given.hosts,
+        }
 
         took = []
+        wire = bytes_on_wire()
         for i in range(10):
-            key = f"late{i}/eth0".encode()
-            wire, address = bytes_on_wire(), hosts[0].address
+            key, address = f"late{i}/eth0".encode(), hosts[0].address
             hosts[0].attach(f"late{i}")
             took.append(
                 wait(
@@ -155,8 +192,10 @@ def measure(count: int, containers: int, idle_seconds: float, folder: Path) -> d
                 )
             )
         found["attachment_reaches_all_ms"] = {
-            "median": statistics.median(took) * 1000, "most": max(took) * 1000, "bytes": bytes_on_wire() - wire,
-        }  # fmt: skip
+            "median": statistics.median(took) * 1000,
+            "most": max(took) * 1000,
+            "bytes_for_each_host": (bytes_on_wire() - wire) / 10 / given.hosts,
+        }
 
         extra.keeper.start()
         found["new_host_known_s"] = wait(hosts, lambda host: host.applied == count + 1, "a new host")
@@ -164,14 +203,16 @@ def measure(count: int, containers: int, idle_seconds: float, folder: Path) -> d
         found["left_host_dropped_s"] = wait(hosts, lambda host: host.applied == count, "a host that left")
 
         cpu, wire, own = server.cpu_seconds(), bytes_on_wire(), time.process_time()
-        time.sleep(idle_seconds)
+        time.sleep(given.idle)
         found["idle"] = {
-            "etcd_cpu_percent": (server.cpu_seconds() - cpu) / idle_seconds * 100,
-            "kilobytes_per_second": (bytes_on_wire() - wire) / idle_seconds / 1e3,
-            "host_cpu_percent": (time.process_time() - own) / idle_seconds / count * 100,
+            "etcd_cpu_percent": (server.cpu_seconds() - cpu) / given.idle * 100,
+            "bytes_per_second_and_host": (bytes_on_wire() - wire) / given.idle / given.hosts,
+            "cpu_percent_of_a_host": (time.process_time() - own) / given.idle / given.hosts * 100,
         }
-        found["etcd_mb"] = server.megabytes()
-        found["process_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        found["etcd"] = {
+            "resident_mb": server.megabytes(),
+            "data_mb": sum(path.stat().st_size for path in (folder / "data").rglob("db")) / 1e6,
+        }
 
         sessions = {host.address: host.keeper.report()["sessions"] for host in hosts}
         server.restart(5.0)
@@ -192,8 +233,11 @@ def measure(count: int, containers: int, idle_seconds: float, folder: Path) -> d
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--hosts", type=int, default=200)
-    parser.add_argument("--containers", type=int, default=10, help="of each host")
+    parser.add_argument("--hosts", type=int, default=200, help="that are simulated")
+    parser.add_argument("--containers", type=int, default=10, help="of each of them")
+    parser.add_argument("--per-second", type=int, default=0, help="hosts that start in a second; 0: all at once")
+    parser.add_argument("--known-hosts", type=int, default=0, help="more hosts, which stand in etcd and do nothing")
+    parser.add_argument("--known-containers", type=int, default=100, help="of each of them")
     parser.add_argument("--idle", type=float, default=10.0, help="seconds to look at a network that rests")
     given = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
@@ -201,8 +245,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     threading.stack_size(512 * 1024)
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(given.hosts, given.containers, given.idle, Path(folder))
-    print(json.dumps(found, indent=2, default=lambda value: round(value, 3)))
+        found = measure(given, Path(folder))
+    print(json.dumps(_rounded(found), indent=2))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return round(value, 3) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

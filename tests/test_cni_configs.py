@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from netdrivers.cluster.peers import Clustered
+from netdrivers.lifecycle import Lifecycle
+from netdrivers.model import Network
 from tests.lab import PROJECT, Echo, Host, Namespace, ask, pings, wire
 from tests.netctl.runner import Netctl
+from tests.overlay_lab import Member, needs_etcd, until
 
 SAMPLES = PROJECT / "cni-configs"
 FILES = sorted(SAMPLES.glob("*.conflist"))
@@ -191,6 +196,58 @@ def test_macvlan_shim(trial: Callable[[str], Trial], lan: Namespace) -> None:
     assert reaches(sample.host, one, address["4"])
     assert reaches(one, sample.host, "192.168.1.1")
     sample.leave()
+
+
+def _far_end(name: str, outside: Namespace, lab: Callable[..., Namespace]) -> Namespace:
+    """A container of an overlay sample on the other host."""
+    assert isinstance(outside, Host)
+    sample = json.loads((SAMPLES / f"{name}.conflist").read_text())
+    made = lab("far")
+    outside.call("overlay", "ADD", {"cniVersion": "1.0.0", "name": sample["name"], "underlay": "wire0",
+                                    **sample["plugins"][0]}, made)  # fmt: skip
+    return made
+
+
+def test_overlay_static(trial: Callable[[str], Trial], outside: Namespace, lab: Callable[..., Namespace]) -> None:
+    sample = trial("overlay-static")
+    web, address = sample.container("web", "-p", "8080:80")
+    far = _far_end("overlay-static", outside, lab)
+    echo = Echo(web, 80, "web")
+    assert ask(far, address["4"], 80) == "web 10.210.2.2"
+    assert ask(outside, "192.0.2.1", 8080) == "web 192.0.2.2"
+    echo.close()
+    sample.leave()
+
+
+@needs_etcd
+def test_overlay_etcd(
+    trial: Callable[[str], Trial], outside: Namespace, lab: Callable[..., Namespace], tmp_path: Path
+) -> None:
+    options = ["--listen-client-urls", "http://192.0.2.2:2379", "--advertise-client-urls", "http://192.0.2.2:2379"]
+    etcd = Member(outside, "192.0.2.2", tmp_path / "etcd", options, None)
+    etcd.start(first=True)
+    try:
+        until(etcd.answers)
+        far = _far_end("overlay-etcd", outside, lab)
+        sample = trial("overlay-etcd")
+        web, address = sample.container("web")
+        assert address["4"].startswith("10.220.")
+        # No service runs here to tell the other host: its next container would.
+        assert isinstance(outside, Host)
+        with outside.lifecycle() as life:
+            life.networks.change("overlay-etcd", Clustered(_settled(life), str(outside.state_dir)).claim(None))
+        echo = Echo(web, 80, "web")
+        assert ask(far, address["4"], 80).startswith("web 10.220.")
+        echo.close()
+        sample.leave()
+    finally:
+        etcd.end()
+
+
+def _settled(life: Lifecycle) -> Network:
+    record = life.store.network("overlay-etcd")
+    assert record is not None
+    return record.network
 
 
 def test_host(trial: Callable[[str], Trial], outside: Namespace, lab: Callable[..., Namespace]) -> None:

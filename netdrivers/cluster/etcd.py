@@ -26,9 +26,11 @@ from netdrivers.errors import Busy, ConfigError, MissingField, NetdriversError
 Answer = TypeVar("Answer")
 
 BUDGET_SECONDS = 2.5
-"""What one call may take, whatever the number of endpoints: a failed add says so within 3 s."""
+"""A failed add says so within 3 s."""
 
-LEAST_SHARE_SECONDS = 0.3
+CONNECT_SECONDS, LEAST_SHARE_SECONDS = 1.0, 0.3
+"""At most for a connection, and at least for all that is asked of one endpoint."""
+
 PAGE = 2000
 """Keys in one answer: some 500 kB."""
 
@@ -80,14 +82,16 @@ class _Failed(Exception):
 class Etcd:
     """One connection to a cluster, opened when first needed and again when lost; for one thread at a time.
 
-    cluster: the id that the cluster must have, 0 for any (the first answer's is kept). Every call
-    raises Unreachable, ConfigError for what etcd refuses us (credentials, certificates) and
-    ForeignCluster. Calls may be sent twice when a connection breaks.
+    cluster: the id that the cluster must have, 0 for any (the first answer's is kept). budget_seconds:
+    what a call may take, whatever the number of endpoints. Every call raises Unreachable, ConfigError for
+    what etcd refuses us (credentials, certificates) and ForeignCluster. Calls may be sent twice when a
+    connection breaks.
     """
 
-    def __init__(self, options: EtcdOptions, cluster: int = 0) -> None:
+    def __init__(self, options: EtcdOptions, cluster: int = 0, budget_seconds: float = BUDGET_SECONDS) -> None:
         self.options = options
         self.cluster = cluster
+        self._budget = budget_seconds
         self._current = 0
         self._connection: http.client.HTTPConnection | None = None
         self._socket: socket.socket | None = None
@@ -149,9 +153,9 @@ class Etcd:
         """A new lease's id."""
         return self._call("/v3/lease/grant", {"TTL": str(seconds), "ID": "0"}, _Granted).ID
 
-    def keep_alive(self, lease: int) -> bool:
-        """Renew a lease; whether it was still there."""
-        answer = self._call("/v3/lease/keepalive", {"ID": str(lease)}, _Granted).result or {}
+    def keep_alive(self, lease: int, budget_seconds: float = BUDGET_SECONDS) -> bool:
+        """Renew a lease, within some time; whether it was still there."""
+        answer = self._call("/v3/lease/keepalive", {"ID": str(lease)}, _Granted, budget=budget_seconds).result or {}
         return int(answer.get("TTL", 0)) > 0
 
     def silent_for(self, lease: int) -> int | None:
@@ -171,7 +175,7 @@ class Etcd:
         create = {"key": text(key), "range_end": text(end), "start_revision": str(revision)}
         data = msgspec.json.encode({"create_request": create})
         try:
-            response = self._everywhere(lambda share: self._send("/v3/watch", data, share, stream=True))
+            response = self._everywhere(lambda share: self._send("/v3/watch", data, share, stream=True), self._budget)
         except _Refused as refused:
             raise self._refusal(refused) from None
         assert self._socket is not None
@@ -210,18 +214,20 @@ class Etcd:
 
     # Below the calls
 
-    def _call(self, path: str, body: dict[str, Any], kind: type[Answer], ignore: int = -1) -> Answer:
+    def _call(
+        self, path: str, body: dict[str, Any], kind: type[Answer], ignore: int = -1, budget: float = 0.0
+    ) -> Answer:
         data = msgspec.json.encode(body)
         try:
-            return self._everywhere(lambda share: self._on_endpoint(path, data, kind, share))
+            return self._everywhere(lambda share: self._on_endpoint(path, data, kind, share), budget or self._budget)
         except _Refused as refused:
             if refused.code == ignore:
                 return kind()
             raise self._refusal(refused) from None
 
-    def _everywhere(self, attempt: Callable[[float], Answer]) -> Answer:
+    def _everywhere(self, attempt: Callable[[float], Answer], budget: float) -> Answer:
         """Try an endpoint after the other, from the one that answered last on; each has its share of the time."""
-        deadline = time.monotonic() + BUDGET_SECONDS
+        deadline = time.monotonic() + budget
         reasons = []
         count = len(self.options.endpoints)
         for left in range(count, 0, -1):
@@ -264,7 +270,7 @@ class Etcd:
         for fresh in (self._connection is None, True):
             try:
                 if self._connection is None:
-                    self._connect(share)
+                    self._connect(min(share, CONNECT_SECONDS))
                 if self.options.username and not self._token:
                     self._authenticate(max(deadline - time.monotonic(), LEAST_SHARE_SECONDS))
                 return self._exchange(path, data, max(deadline - time.monotonic(), LEAST_SHARE_SECONDS), stream)

@@ -62,14 +62,14 @@ class Lost(errors.Conflict):
     """The slice that this host's containers have addresses of belongs to another host now."""
 
 
-def look(etcd: Etcd, who: Identity, only: str = "") -> State:
+def look(etcd: Etcd, who: Identity, mine: str = "", others: bool = True) -> State:
     """The network's state. ConfigError for a foreign schema, or settings that are not ours while others use it.
 
-    only: a slice; of slices and hosts, no other than this and the asking host are read then.
+    mine: a slice; no other is read then. others: False for no other host than the asking one.
     """
     keys = who.keys
-    claimed = wire.read(keys.slice(only)) if only else wire.read(keys.slices, wire.prefix_end(keys.slices))
-    alive = wire.read(keys.host(who.host)) if only else wire.read(keys.hosts, wire.prefix_end(keys.hosts))
+    claimed = wire.read(keys.slice(mine)) if mine else wire.read(keys.slices, wire.prefix_end(keys.slices))
+    alive = wire.read(keys.hosts, wire.prefix_end(keys.hosts)) if others else wire.read(keys.host(who.host))
     everything = etcd.transaction(
         [
             wire.read(layout.SCHEMA_KEY),
@@ -123,14 +123,14 @@ def _foreign(etcd: Etcd, why: str) -> errors.ConfigError:
     return errors.ConfigError("etcd.endpoints", etcd.endpoint, allowed)
 
 
-def claim(etcd: Etcd, who: Identity, wanted: str = "", whole: bool = True) -> State:
+def claim(etcd: Etcd, who: Identity, wanted: str = "", others: bool = True, known: State | None = None) -> State:
     """The state with a slice of the host's own: the one that it owns already, else ``wanted``, else a free one.
 
-    whole: False for a state that knows of no other hosts, where there is a ``wanted``. Exhausted names
-    the owners that are not alive; Lost when ``wanted`` belongs to another.
+    others: see look. known: the state as it was a moment ago. Exhausted names the owners that are not
+    alive; Lost when ``wanted`` belongs to another.
     """
     for _ in range(_TRIES):
-        state = look(etcd, who, "" if whole else wanted)
+        state, known = known or look(etcd, who, wanted, others), None
         if wanted and state.slice != wanted and state.slices.get(wanted, who.host) != who.host:
             raise Lost(f"slice {wanted} of this host ({who.host}) belongs to {state.slices[wanted]} now")
         if state.slice and (not wanted or state.slice == wanted):
@@ -167,13 +167,14 @@ def _take(etcd: Etcd, who: Identity, state: State, mine: str) -> bool:
         wire.unchanged(layout.SCHEMA_KEY, state.schema_revision),
         wire.unchanged(keys.settings, state.settings_revision),
         wire.unchanged(keys.owner(who.host), state.owner_revision),
-        wire.absent(keys.slice(mine)),
+        wire.holds(keys.slice(mine), who.host.encode()) if mine in state.slices else wire.absent(keys.slice(mine)),
     ]
     if not state.schema_revision:
         operations.append(wire.put(layout.SCHEMA_KEY, layout.SCHEMA.encode()))
-    if state.settings != who.settings:  # nobody uses the network
+    if state.settings != who.settings:
         operations.append(wire.put(keys.settings, layout.encode(who.settings)))
-        compare.append(wire.absent(keys.slices, wire.prefix_end(keys.slices)))
+        if state.settings_revision:  # others, which nobody uses
+            compare.append(wire.absent(keys.slices, wire.prefix_end(keys.slices)))
     if state.slice and state.slice != mine:
         operations.append(wire.delete(keys.slice(state.slice)))
     return etcd.transaction(operations, compare).succeeded

@@ -22,7 +22,7 @@ from netdrivers.cluster import messages as wire
 from netdrivers.cluster.etcd import Compacted, Etcd, Unreachable
 from netdrivers.cluster.join import Identity, Lost
 from netdrivers.cluster.layout import AttachmentEntry
-from netdrivers.cluster.messages import Changes
+from netdrivers.cluster.messages import Changes, Range
 from netdrivers.cluster.options import EtcdOptions
 from netdrivers.cluster.view import View
 from netdrivers.errors import NetdriversError
@@ -30,7 +30,11 @@ from netdrivers.errors import NetdriversError
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = (0.3, 1.0)
-"""Between sessions: chosen at random, so that a thousand hosts do not come back at the same moment."""
+"""Between sessions: chosen at random, so that a thousand hosts do not come back at the same moment. Up to four times
+as long while sessions fail."""
+
+PATIENCE_SECONDS = 15.0
+"""What a call may take: an etcd that a thousand hosts ask at once is not to be asked again by all of them."""
 
 LONG_PAUSE_SECONDS = 5.0
 """After a refusal, which will not soon be another."""
@@ -67,17 +71,25 @@ class Backend(Protocol):
 class Keeper:
     """A thread that keeps one host's place in one network, and a second one that waits for changes.
 
-    wanted_slice: the slice that the host's containers have addresses of.
+    wanted_slice: the slice that the host's containers have addresses of. neighbours: whether it matters
+    what is attached to other hosts; there may be a hundred thousand of them.
     """
 
     def __init__(
-        self, who: Identity, options: EtcdOptions, backend: Backend, wanted_slice: str = "", cluster: int = 0
+        self,
+        who: Identity,
+        options: EtcdOptions,
+        backend: Backend,
+        wanted_slice: str = "",
+        cluster: int = 0,
+        neighbours: bool = True,
     ) -> None:
         self.who = who
         self._options = options
         self._backend = backend
         self._slice = wanted_slice
         self._cluster = cluster
+        self._neighbours = neighbours
         self.view = View(who.keys)
         self._inbox: queue.SimpleQueue[Changes | Exception | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -88,6 +100,7 @@ class Keeper:
         self._seen = time.monotonic()
         self._whole_due = 0.0
         self._sessions = 0
+        self._failures = 0
         self._error = ""
         self._thread = threading.Thread(target=self._run, name=f"etcd {who.network.name}", daemon=True)
 
@@ -126,7 +139,7 @@ class Keeper:
         return {
             "endpoint": calls.endpoint if calls else "",
             "sessions": self._sessions,
-            "revision": self.view.revision,
+            "revision": self.view.topology,
             "slice": self._slice,
             "hosts": len(self.view.hosts),
             "attachments": sum(len(found) for found in list(self.view.attachments.values())),
@@ -138,13 +151,14 @@ class Keeper:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            pause = random.uniform(*PAUSE_SECONDS)
+            self._failures += 1  # until a session stands
+            pause = random.uniform(*PAUSE_SECONDS) * min(self._failures, 4)
             try:
                 if not self._backend.wanted():
                     return
                 self._session()
             except Compacted:
-                self.view.revision, pause = 0, 0.0
+                self.view.complete, pause = False, 0.0
             except NetdriversError as error:
                 self._say(error)
                 if not isinstance(error, Unreachable):
@@ -162,53 +176,57 @@ class Keeper:
         self._error = str(error)
 
     def _session(self) -> None:
-        with Etcd(self._options, self._cluster) as etcd:
+        with Etcd(self._options, self._cluster, PATIENCE_SECONDS) as etcd:
             self._calls = etcd
-            whole = not self.view.revision
+            whole = not self.view.complete
             try:
-                state = join.claim(etcd, self.who, self._slice, whole)
+                state = join.claim(etcd, self.who, self._slice, others=whole)
             except Lost as lost:
                 self._backend.lost(str(lost))
                 raise
-            if state.revision < self.view.revision:
+            if state.revision < self.view.topology:
                 raise Compacted
             self._cluster, self._slice = state.cluster, state.slice
             if whole:
                 state = rotation.renew(etcd, self.who, state)
                 self._restart(state)
-            lease = join.announce(etcd, self.who, state, max(self.view.secrets, default=0))
-            if whole:
-                self._read_attachments(etcd)
-            known = self.view.attachments.get(self.who.host, {}) if lease == self._lease else {}
-            base = self.who.keys.attachments_of(self.who.host)
-            self._published = {base + rest: value for rest, value in known.items()}
-            self._lease = lease
-            self._publish(etcd)
+            self._lease = join.announce(etcd, self.who, state, max(self.view.secrets, default=0))
+            self._published = self._own(etcd)
             with self._watching():
+                self._publish(etcd)
                 self._sessions += 1
+                self._failures = 0
                 self._error = ""
                 log.info("network %s: with etcd at %s", self.who.network.name, etcd.endpoint)
                 self._follow(etcd)
+
+    def _own(self, etcd: Etcd) -> dict[bytes, bytes]:
+        """This host's attachments as they are in etcd; those of an earlier lease go with it."""
+        base = self.who.keys.attachments_of(self.who.host)
+        found = (item for page in etcd.read(base, wire.prefix_end(base)) for item in page.kvs)
+        return {item.key: item.value for item in found if item.lease == self._lease}
 
     def _restart(self, state: join.State) -> None:
         self.view.restart(state)
         self._whole_due = time.monotonic() + random.uniform(*WHOLE_SECONDS)
         self._apply()
 
-    def _read_attachments(self, etcd: Etcd) -> None:
-        pages = list(etcd.read(self.who.keys.attachments, wire.prefix_end(self.who.keys.attachments)))
-        self.view.take_attachments((item for page in pages for item in page.kvs), pages[0].header.revision)
+    def _pages(self, etcd: Etcd) -> Iterator[Range]:
+        """What is attached anywhere, if it is wanted and not known yet."""
+        if self._neighbours and not self.view.revision:
+            yield from etcd.read(self.who.keys.attachments, wire.prefix_end(self.who.keys.attachments))
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:
         """Changes and the watch's end go to the inbox, from a thread of their own."""
-        watch = Etcd(self._options, self._cluster)
+        watch = Etcd(self._options, self._cluster, PATIENCE_SECONDS)
         inbox = self._inbox = queue.SimpleQueue()
-        revision = min(self.view.revision, self.view.topology) + 1
+        watched = self.who.keys.watched if self._neighbours else self.who.keys.topology
+        revision = min(self.view.revision or self.view.topology, self.view.topology) + 1
 
         def wait() -> None:
             try:
-                for changes in watch.watch(*self.who.keys.watched, revision):
+                for changes in watch.watch(*watched, revision):
                     inbox.put(changes)
             except Exception as error:
                 inbox.put(error)
@@ -223,20 +241,29 @@ class Keeper:
             watch.close()
 
     def _follow(self, etcd: Etcd) -> None:
-        """Until something goes wrong, or the keeper is to stop."""
+        """Until something goes wrong, or the keeper is to stop. Meanwhile attachments are read, page by page."""
         interval = etcd.options.lease / 3
         due = time.monotonic() + interval
-        news, told = True, float("-inf")
+        news, told = self._neighbours, float("-inf")
+        reading: Iterator[Range] | None = self._pages(etcd)
+        pages: list[Range] = []
         while not self._stopping.is_set():
             until = min(due, told + NEIGHBOUR_SECONDS) if news else due
-            changes, nudged = self._gather(max(0.0, until - time.monotonic()))
+            changes, nudged = self._gather(0.0 if reading else max(0.0, until - time.monotonic()))
             hosts, attachments = self.view.apply(event for item in changes for event in item.events)
+            if reading:
+                page = next(reading, None)
+                if page:
+                    pages.append(page)
+                else:
+                    self.view.take(pages)
+                    reading, pages = None, []
             if hosts:
                 self._changed(etcd)
             if nudged:
                 self._publish(etcd)
             news = news or attachments
-            if news and time.monotonic() >= told + NEIGHBOUR_SECONDS:
+            if news and not reading and time.monotonic() >= told + NEIGHBOUR_SECONDS:
                 self._backend.neighbours(self.view)
                 news, told = False, time.monotonic()
             if time.monotonic() >= due:
@@ -262,24 +289,26 @@ class Keeper:
     def _changed(self, etcd: Etcd) -> None:
         self._apply()
         own = self.view.hosts.get(self.who.host)
+        if own is None or own.slice != self._slice:  # or the word of it is still on its way
+            own = join.look(etcd, self.who, self._slice, others=False).hosts.get(self.who.host)
         if own is None or own.slice != self._slice:
             raise Unreachable("this host's sign of life is gone from etcd")
         if own.keys != max(self.view.secrets, default=0):
-            state = join.look(etcd, self.who, self._slice)
+            state = join.look(etcd, self.who, self._slice, others=False)
             join.announce(etcd, self.who, state, max(self.view.secrets, default=0))
 
     def _keep_alive(self, etcd: Etcd) -> None:
-        if not etcd.keep_alive(self._lease):
+        if not etcd.keep_alive(self._lease, min(5.0, etcd.options.lease / 3)):
             raise Unreachable("this host's lease has ended")
         if time.monotonic() >= self._whole_due:
-            self._restart(join.look(etcd, self.who))
+            self._restart(join.look(etcd, self.who, self._slice))
         elif self._dirty:
             self._apply()
         if time.monotonic() - self._seen >= join.SEEN_SECONDS:
             self._seen = time.monotonic()
             join.note_seen(etcd, self.who, self._slice)
         if self.who.settings.encrypted and rotation.due(self.view.secrets):
-            rotation.renew(etcd, self.who, join.look(etcd, self.who))
+            rotation.renew(etcd, self.who, join.look(etcd, self.who, self._slice))
 
     def _apply(self) -> None:
         """The kernel follows the view; what it refuses is tried again with the next sign of life."""

@@ -84,6 +84,7 @@ class Keys:
         self.hosts = self.base + b"hosts/"
         self.keys = self.base + b"keys/"
         self.attachments = self.base + b"attachments/"
+        self.topology = self.hosts, self.base + b"l"
         self.watched = self.attachments, self.base + b"l"
 
     def owner(self, host: str) -> bytes:

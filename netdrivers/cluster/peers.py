@@ -91,10 +91,12 @@ class Clustered:
         who = identity(self._network)
         with self._etcd(known) as etcd:
             try:
+                state = None
                 if known is None:
-                    join.look(etcd, who)  # what is wrong is found before each endpoint is tried
+                    state = join.look(etcd, who)  # what is wrong is found before each endpoint is tried
                     etcd.survey(layout.SCHEMA_KEY)
-                return self._place(rotation.renew(etcd, who, join.claim(etcd, who, known.slice if known else "")))
+                state = join.claim(etcd, who, known.slice if known else "", known=state)
+                return self._place(rotation.renew(etcd, who, state))
             except Unreachable:
                 if known is None:
                     raise
@@ -119,7 +121,7 @@ class Clustered:
         who = identity(self._network)
         with self._etcd(place) as etcd:
             generation = max((number for number, _ in place.secrets), default=0)
-            join.announce(etcd, who, join.look(etcd, who, place.slice), generation)
+            join.announce(etcd, who, join.look(etcd, who, place.slice, others=False), generation)
 
     def leave(self, release: bool) -> None:
         """The sign of life goes at once, and not with its lease's end."""

@@ -3,45 +3,54 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from netdrivers.cluster import layout
 from netdrivers.cluster.join import State
 from netdrivers.cluster.layout import HostEntry, Keys, Secret
-from netdrivers.cluster.messages import Event, KeyValue
+from netdrivers.cluster.messages import Event, KeyValue, Range
 from netdrivers.drivers.spanning import Peer
 
 
 class View:
     """Kept up to date from one state and the events after it.
 
-    revision and topology: up to which revision attachments are known, and hosts and secrets; 0 before
+    topology and revision: up to which revision hosts and secrets are known, and attachments; 0 before
     they were read. hosts, secrets: as in join.State. attachments: values by host and by the rest of
-    their keys, undecoded: there may be many. gone: when a host was seen to leave (seconds since the epoch).
+    their keys, undecoded: there may be many. gone: when a host was seen to leave (seconds since the
+    epoch). complete: False when a state is to be read before any more events.
     """
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self.revision = 0
-        self.topology = 0
+        self.complete = False
+        self.topology = self.revision = 0
         self.hosts: dict[str, HostEntry] = {}
         self.secrets: dict[int, Secret] = {}
         self.attachments: dict[str, dict[bytes, bytes]] = {}
         self.gone: dict[str, float] = {}
+        self._early: list[Event] = []
 
     def restart(self, state: State) -> None:
-        """Take hosts and secrets from a state; attachments stay as they were."""
+        """Take hosts and secrets from a state. If that was needed, attachments are to be read anew, too."""
         for host in self.hosts:
             if host not in state.hosts:
                 self.gone.setdefault(host, time.time())
         self.hosts, self.secrets, self.topology = state.hosts, state.secrets, state.revision
+        if not self.complete:
+            self.complete, self.revision, self._early = True, 0, []
 
-    def take_attachments(self, found: Iterable[KeyValue], revision: int) -> None:
-        """All attachments, as of a revision."""
+    def take(self, pages: Sequence[Range]) -> None:
+        """All attachments, as of the revision of the first page, and the events that came meanwhile."""
+        if not pages:
+            return
         self.attachments = {}
-        for item in found:
-            self._attachment(item, deleted=False)
-        self.revision = revision
+        for page in pages:
+            for item in page.kvs:
+                self._attachment(item, deleted=False)
+        self.revision = pages[0].header.revision
+        early, self._early = self._early, []
+        self.apply(early)
 
     def apply(self, events: Iterable[Event]) -> tuple[bool, bool]:
         """Take events in; whether hosts or secrets changed, and whether attachments did.
@@ -52,13 +61,16 @@ class View:
         latest = 0
         for event in events:
             latest = max(latest, event.kv.mod_revision)
-            if event.kv.key.startswith(self._keys.attachments):
-                if event.kv.mod_revision > self.revision:
-                    self._attachment(event.kv, event.deleted)
-                    attachments = True
-            elif event.kv.mod_revision > self.topology:
-                changed |= self._topology_event(event)
-        self.revision, self.topology = max(self.revision, latest), max(self.topology, latest)
+            if not event.kv.key.startswith(self._keys.attachments):
+                if event.kv.mod_revision > self.topology:
+                    changed |= self._topology_event(event)
+            elif not self.revision:
+                self._early.append(event)
+            elif event.kv.mod_revision > self.revision:
+                self._attachment(event.kv, event.deleted)
+                attachments = True
+        self.topology = max(self.topology, latest)
+        self.revision = max(self.revision, latest) if self.revision else 0
         return changed, attachments
 
     def _attachment(self, item: KeyValue, deleted: bool) -> None:

@@ -37,12 +37,18 @@ class Cluster(Periodic):
         self._reconcile_interval = reconcile_interval
         self._reconciled: dict[str, float] = {}
         self._keepers: dict[str, _Kept] = {}
+        self._called = False
 
     async def stop(self) -> None:
         """The others keep their entries until the leases end: a service that is back by then changes nothing."""
         await super().stop()
         for kept in self._keepers.values():
             await asyncio.to_thread(kept.keeper.stop)
+
+    def nudge(self) -> None:
+        """Attachments may have changed."""
+        self._called = True
+        super().nudge()
 
     def report(self) -> dict[str, Any]:
         """Adds each network's keeper."""
@@ -51,7 +57,9 @@ class Cluster(Periodic):
     def look(self) -> None:
         """One turn: keepers for exactly the networks that there are, nudged; the kernel held against the record."""
         found: dict[str, Network] = {}
-        for record in lifecycle(self._state_dir).store.networks():
+        called, self._called = self._called, False
+        store = lifecycle(self._state_dir).store
+        for record in store.networks():
             if record.ready and spans(find_driver(record.network.driver)):
                 found[record.network.name] = record.network
         for name in [name for name, kept in self._keepers.items() if name not in found]:
@@ -60,6 +68,10 @@ class Cluster(Periodic):
         for name, network in found.items():
             if network.options.get("etcd") is not None:
                 self._keep(name, network)
+                kept, count = self._keepers.get(name), store.in_network(name)
+                if kept and (called or count != kept.count):
+                    kept.count = count
+                    kept.keeper.nudge()
             if time.monotonic() - self._reconciled.get(name, float("-inf")) >= self._reconcile_interval:
                 self._reconciled[name] = time.monotonic()
                 self._reconcile(name)
@@ -72,9 +84,9 @@ class Cluster(Periodic):
         kept = self._keepers.get(name)
         wanted = identity(network)
         place = _placed(network)
-        facts = (wanted.host, wanted.settings, place.slice, network.options["etcd"])
+        names = text.wanted(network)
+        facts = (wanted.host, wanted.settings, place.slice, network.options["etcd"], names)
         if kept and kept.keeper.alive and kept.facts == facts:
-            kept.keeper.nudge()
             return
         if kept:
             self._keepers.pop(name).keeper.stop()
@@ -83,7 +95,7 @@ class Cluster(Periodic):
         except NetdriversError as error:
             log.warning("network %s: %s", name, error)
             return
-        keeper = Keeper(wanted, options, Here(self._state_dir, name), place.slice, place.cluster)
+        keeper = Keeper(wanted, options, Here(self._state_dir, name), place.slice, place.cluster, names)
         self._keepers[name] = _Kept(keeper, facts)
         keeper.start()
 
@@ -93,10 +105,11 @@ class Cluster(Periodic):
 
 
 class _Kept(Struct):
-    """A keeper, and what it was told."""
+    """A keeper, what it was told, and how many attachments there were then."""
 
     keeper: Any
     facts: tuple[Any, ...]
+    count: int = 0
 
 
 class Here:
