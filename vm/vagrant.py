@@ -16,7 +16,7 @@ from vm.console import Console
 from vm.errors import NodeFailed
 
 TOP = Path(__file__).resolve().parent.parent
-OVERLAID = ("/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt", "/run")
+OVERLAID = ("/etc/libvirt", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt", "/run")
 CONFIGURATION = """\
 user = "root"
 group = "root"
@@ -64,9 +64,9 @@ class Nodes:
             Path(place).mkdir(parents=True, exist_ok=True)
             _run("mount", "--bind", str(own), place)
         Path("/var/lib/libvirt/images").mkdir()
-        configuration = self._work / "qemu.conf"
-        configuration.write_text(CONFIGURATION)
-        _run("mount", "--bind", str(configuration), "/etc/libvirt/qemu.conf")
+        Path("/etc/libvirt/qemu.conf").write_text(CONFIGURATION)
+        # Of this network namespace and not of the machine's.
+        _run("mount", "-t", "sysfs", "sysfs", "/sys")
         _run("ip", "link", "set", "lo", "up")
         with self._log.open("wb") as log:
             started = subprocess.Popen(["nice", "-n", "15", "libvirtd"], stdout=log, stderr=log)
