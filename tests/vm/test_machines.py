@@ -136,7 +136,7 @@ def healthy(machine: Machine) -> bool:
 
 
 def test_etcd_on_the_machines_one_off_and_on(machines: list[Machine], etcd: None) -> None:
-    config = static(etcd={"endpoints": ENDPOINTS, "lease": 30})
+    config = static(underlay=DEVICE, etcd={"endpoints": ENDPOINTS, "lease": 30})
     del config["peers"]
     addresses = attach_all(machines, config)
     for machine, address in itertools.product(machines, addresses.values()):
