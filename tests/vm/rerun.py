@@ -20,7 +20,7 @@ class Rerun(NamedTuple):
 
 
 TESTS = (
-    Rerun("tests/test_faults.py::test_failing_operation_leaves_the_host_as_it_was[vlan]", ("vlan filtering",), True),
+    Rerun("tests/test_faults.py::test_failing_operation_leaves_the_host_as_it_was[vlan]", ("vlan filtering",), False),
     Rerun("tests/test_overlay_encrypted.py::test_only_esp_is_seen_between_the_hosts", ("esp",), True),
     Rerun("tests/test_overlay_encrypted.py::test_another_secret_on_one_host_cuts_it_off", ("esp",), False),
     Rerun("tests/test_overlay_encrypted.py::test_secrets_are_renewed_while_everybody_talks", ("esp",), False),

@@ -1,4 +1,4 @@
-"""The ipvlan driver with real packets: L2, L3 and L3S, dummy masters, masters of the container, what it refuses."""
+"""The ipvlan driver with real packets: L2, L3 and L3S, dummy masters, masters of the container; faults."""
 
 from __future__ import annotations
 
@@ -172,25 +172,3 @@ def test_failing_operation_leaves_the_host_as_it_was(host: Host, outside: Namesp
         assert settled(host) == before, operation.line()
         assert container.links() == {"lo"}
     attach(host, config(), container)
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"mode": "l4"}, "mode: 'l4' is not valid: l2, l3, l3s"),
-        ({"mtu": 1501}, "mtu: 1501 is not valid: at most the master's, 1500"),
-        ({"linkInContainer": True, "master": ""}, "master: ''"),
-        ({"runtimeConfig": {"mac": "02:ab:00:00:00:07"}}, "mac: '02:ab:00:00:00:07' is not valid: none"),
-        ({"runtimeConfig": {"portMappings": [{"hostPort": 80, "containerPort": 80}]}}, "portMappings: '80->80/tcp'"),
-    ],
-)
-def test_what_ipvlan_cannot_do(
-    host: Host, outside: Namespace, container: Namespace, more: dict[str, Any], words: str
-) -> None:
-    before = host.snapshot()
-    with pytest.raises(CniFailed) as failed:
-        attach(host, config(**more), container)
-    assert words in failed.value.msg
-    assert failed.value.code == 7
-    assert host.snapshot() == before
-    assert not host.rows()

@@ -54,7 +54,7 @@ def test_published_port_over_a_bad_wire(host: Host, outside: Namespace, containe
     host.call("bridge", "CHECK", {**config, "prevResult": result}, container)
 
 
-@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("family", [4, pytest.param(6, marks=pytest.mark.whole)])
 def test_overlay_over_a_bad_underlay(lab: Lab, family: int) -> None:
     cluster = Cluster(lab, family)
     for host in cluster.hosts[:2]:

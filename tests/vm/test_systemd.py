@@ -70,7 +70,7 @@ def test_watchdog_restarts_a_service_that_hangs(container: Names) -> None:
     """A call in the meantime gives the silent service up after some seconds, and does the work by itself."""
     limits = Path(f"/run/systemd/system/{SERVICE}.d/quick.conf")
     limits.parent.mkdir(parents=True, exist_ok=True)
-    limits.write_text("[Service]\nWatchdogSec=15\n")
+    limits.write_text("[Service]\nWatchdogSec=10\n")
     run("systemctl", "daemon-reload")
     run("systemctl", "restart", SERVICE)
     hung = pid()
