@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from netaddr import IPNetwork
 
 from netdrivers.cluster import elsewhere, keyring, layout, slices
-from netdrivers.cluster.join import State
-from netdrivers.cluster.layout import AttachmentEntry, HostEntry, Keys, Secret
+from netdrivers.cluster.join import Identity, State
+from netdrivers.cluster.layout import AttachmentEntry, HostEntry, Keys, Secret, Settings
 from netdrivers.cluster.messages import Event, Header, KeyValue, Range
 from netdrivers.cluster.options import HIDDEN, checked, options_of, plain_without_secrets, without_secrets
 from netdrivers.cluster.rotation import due, unneeded
-from netdrivers.cluster.view import View
+from netdrivers.cluster.view import View, peers_of
 from netdrivers.drivers.spanning import Peer, Place, packed, unpacked
 from netdrivers.errors import ConfigError, NetdriversError
 from netdrivers.model import Network
@@ -44,7 +44,10 @@ def test_free_slices_are_apart_and_all_of_them_come(prefix: int, bits: int, data
 def test_hosts_begin_at_different_slices() -> None:
     first = {next(slices.free("10.0.0.0/8", 24, (), f"192.0.2.{n}")) for n in range(1, 255)}
     assert len(first) > 250
-    assert next(slices.free("fd00::/48", 64, (), A)).endswith("::/64")
+    for text in (next(slices.free("fd00::/48", 64, (), host)) for host in (A, B)):
+        assert str(IPNetwork(text).cidr) == text
+        assert slices.is_slice(text, "fd00::/48", 64)
+        assert not slices.is_slice(text, "fd00:1::/48", 64)
 
 
 def _host(host: str, revision: int, deleted: bool = False, part: str = "10.0.1.0/24") -> Event:
@@ -58,6 +61,12 @@ def _attachment(host: str, container: str, revision: int, deleted: bool = False)
     return Event(KeyValue(key, value, mod_revision=revision), "DELETE" if deleted else "PUT")
 
 
+def _peers(view: View) -> list[Peer]:
+    """As a host sees them that has neither address nor slice of theirs."""
+    who = Identity(Network("shop", "overlay"), "192.0.2.99", Settings("10.0.0.0/16", 24, 7, 4789))
+    return list(peers_of(view.hosts, who, "10.0.99.0/24"))
+
+
 def _known(view: View) -> list[tuple[str, bytes]]:
     return sorted((host, rest) for host, found in view.attachments.items() for rest in found)
 
@@ -66,9 +75,9 @@ def test_a_view_takes_no_event_that_its_state_knew() -> None:
     view = View(KEYS)
     view.restart(State(1, 10, hosts={A: HostEntry("10.0.1.0/24"), B: HostEntry("10.0.2.0/24")}))
     assert view.apply([_host(A, 9, deleted=True)]) == (False, False)
-    assert [peer.host for peer in view.peers()] == [A, B]
+    assert [peer.host for peer in _peers(view)] == [A, B]
     assert view.apply([_host(A, 11, deleted=True)]) == (True, False)
-    assert [peer.host for peer in view.peers()] == [B]
+    assert [peer.host for peer in _peers(view)] == [B]
     assert set(view.gone) == {A}
     assert view.apply([_host(A, 12)]) == (True, False)
     assert view.gone == {}
@@ -101,7 +110,7 @@ def test_a_view_is_the_same_from_wherever_it_is_followed(order: Sequence[int], c
     resumed = View(KEYS)
     resumed.restart(State(1, 20 + cut - 1, hosts=dict(until.hosts)))
     resumed.apply(events)
-    assert resumed.peers() == whole.peers()
+    assert _peers(resumed) == _peers(whole)
 
 
 def test_a_value_that_is_not_ours_changes_nothing() -> None:
@@ -109,7 +118,18 @@ def test_a_value_that_is_not_ours_changes_nothing() -> None:
     view.restart(State(1, 10, hosts={A: HostEntry("10.0.1.0/24")}))
     for value in (b"", b"{", b'{"slice": 7}', b"\xff"):
         view.apply([Event(KeyValue(KEYS.host(B), value, mod_revision=11))])
-    assert [peer.host for peer in view.peers()] == [A]
+    assert [peer.host for peer in _peers(view)] == [A]
+
+
+@pytest.mark.parametrize(("host", "part"), [
+    ("192.0.2.3", "10.1.0.0/24"), ("192.0.2.3", "10.0.3.0/25"), ("192.0.2.3", "10.0.3.1/24"), ("192.0.2.3", "10.0.3.0"),
+    ("192.0.2.3", "8.8.8.0/24"), ("192.0.2.3", "fd00::/24"), ("192.0.2.3", ""), ("192.0.2.3", "10.0.99.0/24"),
+    ("192.0.2.3", "10.0.1.0/24"), ("2001:db8::3", "10.0.3.0/24"), ("192.0.2.03", "10.0.3.0/24"), ("web", "10.0.3.0/24"),
+])  # fmt: skip
+def test_a_host_that_cannot_be_is_left_out(host: str, part: str) -> None:
+    view = View(KEYS)
+    view.restart(State(1, 10, hosts={A: HostEntry("10.0.1.0/24"), host: HostEntry(part)}))
+    assert [peer.host for peer in _peers(view)] == [A]
 
 
 @given(st.lists(st.builds(Peer, st.sampled_from([A, B, "2001:db8::1"]), st.just("10.0.1.0/24"), st.integers(0, 9))))
@@ -188,5 +208,9 @@ def test_what_is_elsewhere_is_written_once(tmp_path: Path) -> None:
     assert not elsewhere.write(str(tmp_path), "shop", view.attachments, A)
     ((attachment, lease),) = elsewhere.read(str(tmp_path), "shop")
     assert (attachment.container, attachment.label, lease.addresses[0].ip) == ("web", "web", "10.0.1.2")
+    for rest, addresses in ((b"a b/eth0", ("10.0.1.2/24",)), (b"c/eth0", ("10.0.1.2\nx/24",)), (b"\xff/eth0", ())):
+        value = layout.encode(AttachmentEntry(addresses, "web"))
+        elsewhere.write(str(tmp_path), "shop", {B: {rest: value}}, A)
+        assert all(not lease.addresses for _, lease in elsewhere.read(str(tmp_path), "shop"))
     elsewhere.drop(str(tmp_path), "shop")
     assert elsewhere.read(str(tmp_path), "shop") == ()

@@ -36,8 +36,9 @@ def esp(lacking: str) -> None:
         pytest.skip(f"needs esp: this kernel lacks {lacking}")
 
 
-def _config(**more: Any) -> dict[str, Any]:
-    peers = [{"host": f"192.0.2.{n}", "slice": f"10.210.{n}.0/24"} for n in (1, 2, 3)]
+def _config(family: int = 4, **more: Any) -> dict[str, Any]:
+    base = "192.0.2." if family == 4 else "2001:db8::"
+    peers = [{"host": f"{base}{n}", "slice": f"10.210.{n}.0/24"} for n in (1, 2, 3)]
     return {"cniVersion": "1.1.0", "name": "shop", "type": "overlay", "vni": 7, "subnet": "10.210.0.0/16",
             "underlay": "eth0", "encrypted": True, "peers": peers, **more}  # fmt: skip
 
@@ -58,7 +59,7 @@ class Wire:
         self._switch = switch.namespace
         self._switch.run("nft", "add", "table", "bridge", "seen")
         self._switch.run("nft", "add chain bridge seen c { type filter hook prerouting priority 0; }")
-        for rule, word in (("ip protocol esp", "esp"), ("udp dport 4789", "clear")):
+        for rule, word in (("meta l4proto esp", "esp"), ("udp dport 4789", "clear")):
             self._switch.run("nft", f'add rule bridge seen c {rule} counter comment "{word}"')
 
     def counts(self) -> dict[str, int]:
@@ -93,15 +94,16 @@ def test_a_kernel_that_cannot_says_what_it_lacks(lab: Callable[..., Namespace], 
     assert not host.rows()
 
 
+@pytest.mark.parametrize("family", [4, 6])
 def test_only_esp_is_seen_between_the_hosts(
-    lab: Callable[..., Namespace], keys: Path, esp: None, containers: Containers
+    lab: Callable[..., Namespace], keys: Path, esp: None, containers: Containers, family: int
 ) -> None:
     (keys / "shop").write_text(SECRET)
     switch = Switch(lab)
     wire = Wire(switch)
     for number in (1, 2, 3):
         host, namespace = switch.host(number), lab(f"c{number}")
-        result = host.call("overlay", "ADD", _config(), namespace, f"c{number}")
+        result = host.call("overlay", "ADD", _config(family), namespace, f"c{number}")
         containers.add(namespace, result["ips"][0]["address"].partition("/")[0])
         assert differences(host) == []
         assert SECRET not in json.dumps(host.rows(), default=repr)

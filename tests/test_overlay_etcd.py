@@ -14,7 +14,7 @@ from netdrivers.cluster.peers import Clustered
 from netdrivers.drivers.overlay import OverlayDriver
 from netdrivers.drivers.spanning import Peer
 from netdrivers.model import Network
-from tests.lab import CniFailed, Host, Namespace
+from tests.lab import CniFailed, Host, Namespace, pings
 from tests.overlay_lab import (
     LEASE_SECONDS,
     LONG,
@@ -128,6 +128,22 @@ def test_a_host_is_cut_off_and_back_over_a_compaction(world: Callable[..., World
     here.etcd.members[0].ctl("compact", str(revision), "--physical")
     here.switch.mend(3)
     here.settled("the cable's return")
+
+
+def test_an_ipv6_network(world: Callable[..., World], lab: Callable[..., Namespace]) -> None:
+    here = world(hosts=2, subnet="FD00:210:0::/48")
+    found = []
+    for number, host in enumerate(here.hosts):
+        namespace = lab(f"c{number}")
+        result = here.call(host, "ADD", namespace, f"c{number}")
+        found.append((namespace, result["ips"][0]["address"].partition("/")[0]))
+    (left, own), (_, other) = found
+    assert own.split(":")[:2] == other.split(":")[:2] == ["fd00", "210"]
+    assert own.rpartition("::")[0] != other.rpartition("::")[0], "each host has a slice of its own"
+    for host in here.hosts:
+        until(lambda host=host: len(hosts_of(host)) == 2)
+    until(lambda: pings(left, other))
+    assert pings(left, other, "-s", "9000")
 
 
 def test_two_hosts_that_claim_at_once_never_get_the_same(

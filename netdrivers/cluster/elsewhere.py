@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -11,7 +12,10 @@ from msgspec import Struct
 
 from netdrivers.cluster import layout
 from netdrivers.cluster.layout import AttachmentEntry
+from netdrivers.cluster.slices import number
 from netdrivers.model import Attachment, Lease, LeasedAddress
+
+_CONTAINER = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]{0,254}")
 
 
 class _Container(Struct, frozen=True, omit_defaults=True):
@@ -34,9 +38,10 @@ def write(directory: str, network: str, attachments: Mapping[str, Mapping[bytes,
     for host in sorted(attachments):
         for rest, value in sorted(attachments[host].items()) if host != own else ():
             entry = layout.decoded(value, AttachmentEntry)
-            if entry is not None:
-                container = rest.decode().partition("/")[0]
-                found.append(_Container(container, entry.addresses, entry.name, entry.aliases))
+            container = rest.decode(errors="replace").partition("/")[0]
+            if entry is not None and _CONTAINER.fullmatch(container):  # others' words go into a file of a name server
+                addresses = tuple(item for item in entry.addresses if number(item.partition("/")[0]))
+                found.append(_Container(container, addresses, entry.name, entry.aliases))
     wanted, path = msgspec.json.encode(found), _path(directory, network)
     with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
         if file.read() == wanted:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from msgspec import Struct
 from msgspec.structs import fields, replace
@@ -62,6 +61,8 @@ def checked(given: Any) -> EtcdOptions:
 
 
 def _check_endpoint(endpoint: str, field: str) -> None:
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(endpoint)
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port is not None

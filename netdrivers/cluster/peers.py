@@ -141,7 +141,7 @@ class Clustered:
         from netdrivers.cluster.view import peers_of
 
         secrets = keyring.keep(self._directory, self._network.name, state.secrets) if state.secrets else ()
-        return Place(state.slice, peers_of(state.hosts), secrets, state.cluster)
+        return Place(state.slice, peers_of(state.hosts, identity(self._network), state.slice), secrets, state.cluster)
 
 
 def identity(network: Network) -> Identity:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from netdrivers.cluster import layout
-from netdrivers.cluster.join import State
+from netdrivers.cluster import layout, slices
+from netdrivers.cluster.join import Identity, State
 from netdrivers.cluster.layout import HostEntry, Keys, Secret
 from netdrivers.cluster.messages import Event, KeyValue, Range
 from netdrivers.drivers.spanning import Peer
@@ -99,11 +99,20 @@ class View:
         self.secrets[generation] = secret
         return True
 
-    def peers(self) -> tuple[Peer, ...]:
-        """The hosts that are alive, by address."""
-        return peers_of(self.hosts)
 
+def peers_of(hosts: Mapping[str, HostEntry], who: Identity, mine: str) -> tuple[Peer, ...]:
+    """The hosts that are alive, by address. mine: the slice of the host that asks.
 
-def peers_of(hosts: dict[str, HostEntry]) -> tuple[Peer, ...]:
-    """Hosts as a driver knows them, by address."""
-    return tuple(Peer(host, entry.slice, entry.keys) for host, entry in sorted(hosts.items()))
+    Whoever may write to etcd is trusted, but not with our kernel: what is no host of this underlay with a
+    slice of this network, and of its own, is left out.
+    """
+    settings, owners = who.settings, {mine: who.host}
+    bits = 128 if ":" in who.host else 32
+    found = []
+    for host, entry in sorted(hosts.items()):
+        address = slices.number(host)
+        if address is None or address[1] != bits or owners.setdefault(entry.slice, host) != host:
+            continue
+        if slices.is_slice(entry.slice, settings.subnet, settings.slice_prefix):
+            found.append(Peer(host, entry.slice, entry.keys))
+    return tuple(found)

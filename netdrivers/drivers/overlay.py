@@ -127,6 +127,7 @@ class OverlayDriver:
         overhead = OVERHEAD[family] + (ENCRYPTION_OVERHEAD if options.encrypted else 0)
         settled: dict[str, Any] = {
             **asked,
+            "subnet": common.subnet_of(options.subnet),  # as the kernel writes it
             "local": local,
             "device": link.name,
             "mtu": options.mtu or link.mtu - overhead,

@@ -136,16 +136,20 @@ class Here:
     def apply(self, view: Any) -> None:
         """Change the network's place to what the view says; what the kernel refused before is mended first."""
         from netdrivers.cluster import keyring
+        from netdrivers.cluster.peers import identity
+        from netdrivers.cluster.view import peers_of
 
         networks = lifecycle(self._state_dir).networks
         if self._failed:
             networks.reconcile(self._name)
-        place = self._place()
-        if place is None:
+        record = lifecycle(self._state_dir).store.network(self._name)
+        if record is None or not record.ready:
             return
+        place = _placed(record.network)
+        peers = peers_of(view.hosts, identity(record.network), place.slice)
         secrets = keyring.keep(self._state_dir, self._name, view.secrets) if view.secrets else ()
         self._failed = True
-        networks.change(self._name, Place(place.slice, view.peers(), secrets, place.cluster))
+        networks.change(self._name, Place(place.slice, peers, secrets, place.cluster))
         self._failed = False
         if secrets:
             keyring.drop(self._state_dir, self._name, view.secrets)
