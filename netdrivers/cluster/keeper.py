@@ -30,7 +30,7 @@ from netdrivers.errors import NetdriversError
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = (0.3, 1.0)
-"""Between sessions: chosen at random, so that a thousand hosts do not come back at the same moment. Up to four times
+"""Between sessions: chosen at random, so that a thousand hosts do not come back at the same moment. Twice
 as long while sessions fail."""
 
 PATIENCE_SECONDS = 15.0
@@ -152,7 +152,7 @@ class Keeper:
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._failures += 1  # until a session stands
-            pause = random.uniform(*PAUSE_SECONDS) * min(self._failures, 4)
+            pause = random.uniform(*PAUSE_SECONDS) * min(self._failures, 2)
             try:
                 if not self._backend.wanted():
                     return
