@@ -72,6 +72,16 @@ class Connection:
         except OSError:
             return True
 
+    def claim(self) -> bool:
+        """Tells the caller that its work begins; False when it has hung up, and does it by itself."""
+        try:
+            self.sock.send(wire.pack_frame(wire.WORKING), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            return True  # it has frames to read already
+        except OSError:
+            return False
+        return True
+
     def hint(self, frame: bytes) -> None:
         """Sends a small frame if there is room for it, without waiting."""
         with contextlib.suppress(OSError):

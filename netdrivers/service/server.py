@@ -222,7 +222,9 @@ class Server:
         """The frame for the caller; empty when it has hung up before we began."""
         if self._stopping:
             return wire.pack_frame(wire.DECLINED, b"it is stopping")
-        if connection.gone():
+        # Who waited for the service to start may be about to give it up before the first beat.
+        young = time.monotonic() - self._started < wire.SILENCE
+        if connection.gone() or (young and not connection.claim()):
             return b""
         try:
             response = self._handler(request)

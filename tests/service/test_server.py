@@ -42,11 +42,12 @@ def converse(state_dir: Path, data: bytes, descriptors: tuple[int, ...] = ()) ->
         with contextlib.suppress(BrokenPipeError):  # sent away before a word: the reason is there to read
             caller.sendmsg([data], rights)
         with caller.makefile("rb") as answer:
-            header = answer.read(wire.HEADER_SIZE)
-            if not header:
-                return 0, b""
-            _, kind, size = wire.unpack_header(header)
-            return kind, answer.read(size)
+            while header := answer.read(wire.HEADER_SIZE):
+                _, kind, size = wire.unpack_header(header)
+                body = answer.read(size)
+                if kind != wire.WORKING:
+                    return kind, body
+            return 0, b""
 
 
 def run_frame(version: str = __version__, stdin: bytes = b"") -> bytes:
